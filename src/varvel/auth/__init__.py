@@ -1,0 +1,1 @@
+"""Keys, scopes, rate limits and ownership."""

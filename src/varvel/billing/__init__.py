@@ -1,0 +1,1 @@
+"""Units, machine types and prices, usage, and the FOCUS export."""

@@ -1,0 +1,1 @@
+"""Deploying and looking after apps: what the command line talks to."""

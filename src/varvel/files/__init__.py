@@ -1,0 +1,1 @@
+"""The `/data` storage: folders of files, whole and checksummed."""

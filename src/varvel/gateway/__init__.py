@@ -1,0 +1,1 @@
+"""A request's way in and out: sync, queue, stream, realtime, webhooks, uploads."""

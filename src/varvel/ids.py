@@ -1,0 +1,40 @@
+"""Identifiers and times, made in one place so that tests can pass their own."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from datetime import UTC, datetime
+
+_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.ASCII)
+
+
+def uuid7() -> str:
+    """A UUID version 7 (RFC 9562) in its 36-character form: sorts by the millisecond in which it was made."""
+    value = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(os.urandom(10), "big")
+    value = value & ~(0xF << 76) | 0x7 << 76
+    value = value & ~(0x3 << 62) | 0x2 << 62
+    text = f"{value:032x}"
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+def is_uuid(text: str) -> bool:
+    """Whether `text` is a UUID in canonical lower-case form."""
+    return _UUID.fullmatch(text) is not None
+
+
+def now() -> float:
+    """Wall clock in seconds since 1970 (UTC). Every time that is stored or sent is one of these."""
+    return time.time()
+
+
+def iso(at: float) -> str:
+    """ISO 8601 in UTC with milliseconds and `Z`, the form of every time on the wire."""
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def iso_micros(at_us: int) -> str:
+    """The same with microseconds, for log lines, whose time is their identity; `at_us` in microseconds."""
+    seconds, micros = divmod(at_us, 1_000_000)
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{micros:06d}Z"

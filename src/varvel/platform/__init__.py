@@ -1,0 +1,1 @@
+"""The Platform API, a module a section of its page."""

@@ -1,0 +1,1 @@
+"""Rules of order, claims, retries and timeouts; the store of what waits; the scheduler that runs it."""

@@ -1,0 +1,1 @@
+"""Runner processes: lifecycle, pool and autoscaling, and the connection to them."""

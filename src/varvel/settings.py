@@ -1,0 +1,101 @@
+"""Every setting of the server, in one table from which flags, environment names, `--help` and docs are made.
+
+Order of precedence: command-line flag, then `VARVEL_<NAME>`, then `DIR/varvel.toml`, then the default here.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from varvel.errors import VarvelError
+
+
+class BadSetting(VarvelError):
+    """A setting has a value that it cannot have."""
+
+
+def _setting(default: Any, help: str) -> Any:
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The settings of one server. Sizes are in bytes and times in seconds unless the name says otherwise."""
+
+    # Where it lives and listens
+    data: Path = _setting(Path(".varvel"), "Data folder: everything that Varvel keeps.")
+    host: str = _setting("127.0.0.1", "Address to bind; the default is reachable from this machine only.")
+    port: int = _setting(8787, "Port of everything over plain HTTP.")
+    tls_port: int = _setting(8788, "Port of the same over TLS, with a private CA in DIR/tls/ca.pem.")
+    public_url: str = _setting("", "URL under which clients reach this server; empty takes the Host header.")
+    shutdown_grace: float = _setting(10.0, "How long requests in flight may go on after SIGTERM.")
+    log_level: str = _setting("info", "Least level of the server's own log lines on stderr.")
+
+    # Gateway
+    max_body: int = _setting(100 * 1024 * 1024, "Largest request body.")
+    buffer_body: int = _setting(1024 * 1024, "Bodies up to this size are held in memory; larger ones stream or spill.")
+    max_headers: int = _setting(16 * 1024, "Largest set of response headers that an app may answer.")
+    result_ttl: float = _setting(3600.0, "How long a queue result can be fetched after completion.")
+    payload_days: int = _setting(30, "How many days the JSON payloads of requests are kept.")
+    payload_limit: int = _setting(256 * 1024, "Payloads larger than this are not kept in request records.")
+    upload_limit: int = _setting(10 * 1024**3, "Largest file that a client may upload.")
+    rate_limit: int = _setting(600, "Platform API calls a key may make in a minute; 0 for no limit.")
+    egress_private: bool = _setting(False, "Let the server fetch URLs that lead to private or loopback addresses.")
+
+    # Runners
+    max_runners: int = _setting(16, "Most runner processes on this machine, all apps together.")
+    log_rate: int = _setting(20_000, "Most log lines a second from one runner; the rest is counted and said.")
+    usage_tick: float = _setting(15.0, "Runner seconds are written down this often, and at each change of state.")
+
+    # Telemetry
+    telemetry_url: str = _setting("", "URL of a ClickHouse server; empty runs the embedded one.")
+    telemetry_memory: int = _setting(2 * 1024**3, "Most memory that one query of the embedded store may take.")
+    query_timeout: float = _setting(30.0, "Longest that a query of logs or analytics may run.")
+    log_spool: int = _setting(512 * 1024 * 1024, "Most bytes of log lines kept on disk while the store is down.")
+    requests_days: int = _setting(400, "How many days request records and billing events are kept.")
+    logs_days: int = _setting(30, "How many days log lines are kept.")
+    events_days: int = _setting(400, "How many days app events and runner history are kept.")
+
+
+def environment_name(name: str) -> str:
+    """`tls_port` -> `VARVEL_TLS_PORT`."""
+    return f"VARVEL_{name.upper()}"
+
+
+def load(flags: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> Settings:
+    """Settings from the given flags (None means not given), the environment, and `DIR/varvel.toml`."""
+    environ = os.environ if environ is None else environ
+    given = {name: value for name, value in flags.items() if value is not None}
+    data = Path(given.get("data") or environ.get("VARVEL_DATA") or Settings.data).absolute()
+    path = data / "varvel.toml"
+    try:
+        file = tomllib.loads(path.read_text()) if path.exists() else {}
+    except (OSError, tomllib.TOMLDecodeError) as problem:
+        raise BadSetting(f"{path} cannot be read: {problem}") from problem
+    known = {item.name for item in fields(Settings)}
+    if unknown := sorted(set(file) - known):
+        raise BadSetting(f"{path} names settings that do not exist: {', '.join(unknown)}")
+    types = get_type_hints(Settings)
+    values: dict[str, Any] = {}
+    for name in known - {"data"}:
+        if name in given:
+            values[name] = _convert(name, given[name], types[name], "flag")
+        elif environment_name(name) in environ:
+            values[name] = _convert(name, environ[environment_name(name)], types[name], environment_name(name))
+        elif name in file:
+            values[name] = _convert(name, file[name], types[name], str(path))
+    return Settings(data=data, **values)
+
+
+def _convert(name: str, value: Any, kind: type, source: str) -> Any:
+    try:
+        if kind is bool and isinstance(value, str):
+            return {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}[value.lower()]
+        return kind(value)
+    except (ValueError, TypeError, KeyError) as problem:
+        raise BadSetting(f"{source}: {name} must be {kind.__name__}, not {value!r}") from problem
