@@ -10,7 +10,13 @@ import pytest
 
 from varvel.lock import DataFolderInUse, DataFolderLock
 
-HOLD = "import sys, pathlib; from varvel.lock import DataFolderLock; DataFolderLock(pathlib.Path(sys.argv[1])); print('held', flush=True); sys.stdin.read()"
+HOLD = """
+import pathlib, sys
+from varvel.lock import DataFolderLock
+lock = DataFolderLock(pathlib.Path(sys.argv[1]))
+print("held", flush=True)
+sys.stdin.read()
+"""
 
 
 def test_a_second_server_is_refused_and_told_who_holds_the_folder(tmp_path: Path) -> None:
