@@ -45,6 +45,7 @@ class Settings:
     payload_limit: int = _setting(256 * 1024, "Payloads larger than this are not kept in request records.")
     upload_limit: int = _setting(10 * 1024**3, "Largest file that a client may upload.")
     rate_limit: int = _setting(600, "Platform API calls a key may make in a minute; 0 for no limit.")
+    idempotency_ttl: float = _setting(600.0, "How long the reply to a write with an Idempotency-Key is kept.")
     egress_private: bool = _setting(False, "Let the server fetch URLs that lead to private or loopback addresses.")
 
     # Runners

@@ -1,0 +1,95 @@
+"""The Platform API: every section of its page joined into one FastAPI application."""
+
+from __future__ import annotations
+
+import json
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.utils import get_openapi
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+import varvel
+from varvel.errors import InvalidRequest, VarvelError, platform_error
+from varvel.platform.edge import Edge
+from varvel.platform.parts import PlatformParts
+
+PREFIX = "/v1"
+_TYPES = {401: "authorization_error", 403: "authorization_error", 404: "not_found", 429: "rate_limited"}
+
+
+def build(parts: PlatformParts) -> FastAPI:
+    """The application that answers `/v1/...` and `/openapi.json`."""
+    app = FastAPI(title="Varvel Platform API", version=varvel.__version__, openapi_url=None, redirect_slashes=False)
+    app.state.parts = parts
+    for section in _sections(parts):
+        app.include_router(section, prefix=PREFIX)
+    app.add_exception_handler(VarvelError, _on_varvel_error)
+    app.add_exception_handler(RequestValidationError, _on_invalid)
+    app.add_exception_handler(HTTPException, _on_http_error)
+    page = json.dumps(describe(app, parts.settings.public_url)).encode()
+
+    @app.get("/openapi.json", include_in_schema=False)
+    async def openapi() -> Any:
+        return JSONResponse(json.loads(page))
+
+    app.add_middleware(
+        Edge,
+        settings=parts.settings,
+        authenticator=parts.authenticator,
+        limits=parts.limits,
+        clock=parts.clock,
+    )
+    return app
+
+
+def _sections(parts: PlatformParts) -> list[Any]:
+    return []
+
+
+def describe(app: FastAPI, public_url: str = "") -> dict[str, Any]:
+    """OpenAPI 3.1 of the application, its paths relative to `/v1` as in the specification."""
+    page = get_openapi(
+        title=app.title,
+        version=app.version,
+        routes=app.routes,
+        description="Look after the apps of a Varvel server: files, requests, logs, analytics, metrics, usage, keys.",
+        servers=[{"url": f"{public_url.rstrip('/')}{PREFIX}"}],
+    )
+    page["paths"] = {path.removeprefix(PREFIX): item for path, item in page["paths"].items()}
+    # Invalid parameters are answered with 400 here.
+    for item in page["paths"].values():
+        for operation in item.values():
+            operation["responses"].pop("422", None)
+    for name in ("HTTPValidationError", "ValidationError"):
+        page.get("components", {}).get("schemas", {}).pop(name, None)
+    return page
+
+
+async def _on_varvel_error(request: Request, problem: Exception) -> JSONResponse:
+    assert isinstance(problem, VarvelError)
+    return JSONResponse(platform_error(problem, request.state.request_id), problem.status, problem.headers)
+
+
+async def _on_invalid(request: Request, problem: Exception) -> JSONResponse:
+    assert isinstance(problem, RequestValidationError)
+    return await _on_varvel_error(request, InvalidRequest(_first_fault(problem)))
+
+
+def _first_fault(problem: RequestValidationError) -> str:
+    fault = problem.errors()[0]
+    place = ".".join(str(part) for part in fault["loc"][1:]) or str(fault["loc"][0])
+    return f"{place}: {fault['msg']}"
+
+
+async def _on_http_error(request: Request, problem: Exception) -> JSONResponse:
+    """What the router itself refuses: unknown paths, methods that a path does not have, bodies that do not parse."""
+    assert isinstance(problem, HTTPException)
+    kind = _TYPES.get(problem.status_code, "validation_error" if problem.status_code < 500 else "server_error")
+    message = "Resource not found" if problem.status_code == 404 else str(problem.detail)
+    message = message or HTTPStatus(problem.status_code).phrase
+    body = {"error": {"type": kind, "message": message, "request_id": request.state.request_id}}
+    return JSONResponse(body, problem.status_code, problem.headers)
