@@ -1,1 +1,1 @@
-"""State on disk: the SQLite database with its one writer, and the outbox to telemetry."""
+"""What must survive a crash: one SQLite database, its outbox to telemetry, and the ledger of finished calls."""
