@@ -1,0 +1,319 @@
+"""The embedded telemetry store: chDB in a process of its own, behind ClickHouse's HTTP interface on a unix socket.
+
+`python -m varvel.telemetry.engine --data DIR --socket PATH --memory BYTES`. It says `ready` on stdout when it
+answers, and ends when its standard input closes (its parent died), on SIGTERM and on SIGINT.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import fcntl
+import os
+import re
+import signal
+import sys
+import time
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+import httptools
+
+from varvel.telemetry.workers import Query, QueryFailed, Workers, quote
+
+MEGABYTE = 1024 * 1024
+LOCK_WAIT = 20.0
+"""Seconds to wait for a former engine on the same folder to be gone."""
+CLOSE_WAIT = 5.0
+SERVER = {
+    "mark_cache_size": 64 * MEGABYTE,
+    "primary_index_cache_size": 64 * MEGABYTE,
+    "index_mark_cache_size": 32 * MEGABYTE,
+    "text_index_tokens_cache_size": 32 * MEGABYTE,
+    "text_index_header_cache_size": 32 * MEGABYTE,
+    "text_index_postings_cache_size": 32 * MEGABYTE,
+    "query_condition_cache_size": 16 * MEGABYTE,
+    "compiled_expression_cache_size": 16 * MEGABYTE,
+    "vector_similarity_index_cache_size": MEGABYTE,
+    "parquet_metadata_cache_size": MEGABYTE,
+    "iceberg_metadata_files_cache_size": MEGABYTE,
+}
+"""Bounds of chDB's caches: its own defaults are for a machine that does nothing else."""
+_RESERVED = frozenset(
+    {"query", "query_id", "default_format", "database", "wait_end_of_query", "session_id", "session_timeout", "user"}
+    | {"password", "compress", "decompress", "buffer_size", "enable_http_compression", "quota_key", "role"}
+    | {"client_protocol_version", "send_progress_in_http_headers", "http_headers_progress_interval_ms"}
+)
+_FORMAT = re.compile(rb"\bformat\s+(\w+)\s*;?\s*$", re.IGNORECASE)
+_QUERY_ID = re.compile(rb"\bquery_id\b")
+
+
+class Exchange(asyncio.Protocol):
+    """One client's connection: requests in turn, the running query cancelled when the client goes."""
+
+    def __init__(self, workers: Workers) -> None:
+        self._workers = workers
+        self._loop = asyncio.get_running_loop()
+        self._parser: Any = httptools.HttpRequestParser(self)
+        self._transport: asyncio.Transport | None = None
+        self._requests: asyncio.Queue[tuple[str, str, bytes]] = asyncio.Queue()
+        self._room = asyncio.Event()
+        self._room.set()
+        self._running: Query | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._url = b""
+        self._body: list[bytes] = []
+        self._expects = False
+
+    # asyncio's side
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._task = self._loop.create_task(self._serve())
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        self._room.set()
+        if self._task is not None:
+            self._task.cancel()
+        if (query := self._running) is not None:
+            query.cancelled.set()
+            self._loop.create_task(kill_until_finished(self._workers, query, lambda: self._running is query))
+
+    def pause_writing(self) -> None:
+        self._room.clear()
+
+    def resume_writing(self) -> None:
+        self._room.set()
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as problem:
+            self._answer(400, f"Code: 1000. Not HTTP: {problem}\n".encode(), {})
+            self._close()
+
+    # httptools' side
+
+    def on_message_begin(self) -> None:
+        self._url, self._body, self._expects = b"", [], False
+
+    def on_url(self, url: bytes) -> None:
+        self._url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._expects = self._expects or (name.lower() == b"expect" and value.lower() == b"100-continue")
+
+    def on_headers_complete(self) -> None:
+        if self._expects and self._transport is not None:
+            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def on_body(self, body: bytes) -> None:
+        self._body.append(body)
+
+    def on_message_complete(self) -> None:
+        method = self._parser.get_method().decode()
+        self._requests.put_nowait((method, self._url.decode("ascii", "replace"), b"".join(self._body)))
+        self._body = []
+
+    # Ours
+
+    async def _serve(self) -> None:
+        while True:
+            method, url, body = await self._requests.get()
+            parts = urlsplit(url)
+            if parts.path == "/ping":
+                self._answer(200, b"Ok.\n", {})
+            elif parts.path != "/" or method not in ("GET", "POST"):
+                self._answer(404, b"There is no such handle here\n", {})
+            else:
+                await self._query(dict(parse_qsl(parts.query, keep_blank_values=True)), body)
+
+    async def _query(self, given: dict[str, str], body: bytes) -> None:
+        ended: asyncio.Future[bytes | QueryFailed] = self._loop.create_future()
+        streaming = StreamedAnswer(self)
+        query = query_of(given, body, streaming.from_thread, lambda end: self._end(ended, query, end))
+        headers = {"X-ClickHouse-Query-Id": query.query_id, "X-ClickHouse-Format": query.format}
+        streaming.headers = headers
+        self._running = query
+        self._workers.submit(query)
+        end = await asyncio.shield(ended)
+        if isinstance(end, QueryFailed):
+            if streaming.begun:
+                self._close()  # what was sent is no whole answer; a cut connection says so
+                return
+            self._answer(end.status, end.message.encode() + b"\n", {"X-ClickHouse-Exception-Code": str(end.code)})
+        elif streaming.begun:
+            self.write(b"0\r\n\r\n")
+        else:
+            self._answer(200, end, headers)
+
+    def _end(self, ended: asyncio.Future[bytes | QueryFailed], query: Query, end: bytes | QueryFailed) -> None:
+        def settle() -> None:
+            if self._running is query:
+                self._running = None
+            ended.set_result(end)
+
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            self._loop.call_soon_threadsafe(settle)
+
+    def _answer(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
+        self.write(head(status, {**headers, "Content-Length": str(len(body))}) + body)
+
+    def write(self, data: bytes) -> None:
+        """Send bytes if the client is still there."""
+        if self._transport is not None:
+            self._transport.write(data)
+
+    async def write_with_room(self, data: bytes) -> None:
+        """Send bytes once the client has read most of what came before. Raises when it has gone."""
+        await self._room.wait()
+        if self._transport is None:
+            raise ConnectionResetError("the client went away")
+        self._transport.write(data)
+
+    def run_here(self, data: bytes) -> None:
+        """`write_with_room` from a worker's thread, waiting for it."""
+        asyncio.run_coroutine_threadsafe(self.write_with_room(data), self._loop).result()
+
+    def _close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+
+
+class StreamedAnswer:
+    """The pieces of a streamed result as HTTP chunks; the head goes out with the first, so early errors have a status."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+        self.headers: Mapping[str, str] = {}
+        self.begun = False
+
+    def from_thread(self, piece: bytes) -> None:
+        """Send one piece, from the worker's thread."""
+        beginning = b"" if self.begun else head(200, {**self.headers, "Transfer-Encoding": "chunked"})
+        self.begun = True
+        self._exchange.run_here(beginning + f"{len(piece):x}\r\n".encode() + piece + b"\r\n")
+
+
+def head(status: int, headers: Mapping[str, str]) -> bytes:
+    """Status line and headers of an answer."""
+    lines = [f"HTTP/1.1 {status} {'OK' if status == 200 else 'Failed'}", *(f"{k}: {v}" for k, v in headers.items())]
+    return "\r\n".join([*lines, "", ""]).encode()
+
+
+def query_of(given: Mapping[str, str], body: bytes, chunk: Any, finished: Any) -> Query:
+    """The query that a URL's parameters and a body ask for, as ClickHouse reads them."""
+    sql = b"\n".join(part for part in (given.get("query", "").encode(), body) if part)
+    named = _FORMAT.search(sql[-200:])
+    settings = {k: v for k, v in given.items() if k not in _RESERVED and not k.startswith("param_")}
+    if re.match(rb"\s*kill\b", sql, re.IGNORECASE):
+        sql = _QUERY_ID.sub(b"Settings['log_comment']", sql)
+    streamed = given.get("wait_end_of_query") != "1" and re.match(rb"\s*(select|with)\b", sql, re.IGNORECASE) is not None
+    if streamed and named:
+        sql = sql[: -len(named[0])]
+    return Query(
+        sql=sql,
+        format=named[1].decode() if named else given.get("default_format", "TabSeparated"),
+        params={k[6:]: v for k, v in given.items() if k.startswith("param_")},
+        settings=settings,
+        query_id=given.get("query_id") or str(uuid.uuid4()),
+        streamed=streamed,
+        chunk=chunk,
+        finished=finished,
+    )
+
+
+async def kill_until_finished(workers: Workers, query: Query, running: Any) -> None:
+    """Stop a query; again and again, since one that is only being parsed cannot be found yet."""
+    while running():
+        sql = f"KILL QUERY WHERE Settings['log_comment'] = {quote(query.query_id)} ASYNC"
+        workers.submit(
+            Query(sql=sql.encode(), format="Null", params={}, settings={}, query_id=str(uuid.uuid4()), streamed=False,
+                  chunk=_nothing, finished=_nothing)
+        )
+        await asyncio.sleep(0.05)
+
+
+def _nothing(_: object) -> None:
+    """For queries whose end nobody waits for."""
+
+
+def lock(path: Path, deadline: float) -> int:
+    """Hold the folder, waiting for a former engine to be gone until `deadline` (monotonic). Raises OSError."""
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+        else:
+            return handle
+
+
+async def serve(workers: Workers, socket: Path) -> None:
+    """Answer until a signal or the end of standard input."""
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+
+    def parent() -> None:
+        if not os.read(0, 4096):
+            loop.remove_reader(0)
+            stop.set()
+
+    loop.add_reader(0, parent)
+    server = await loop.create_unix_server(lambda: Exchange(workers), str(socket))
+    socket.chmod(0o600)
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
+    await stop.wait()
+    server.close()
+
+
+def main() -> None:
+    """Run the engine of one data folder until its parent is gone."""
+    parser = argparse.ArgumentParser(prog="varvel.telemetry.engine")
+    parser.add_argument("--data", type=Path, required=True, help="Folder of chDB")
+    parser.add_argument("--socket", type=Path, required=True, help="Path of the unix socket")
+    parser.add_argument("--memory", type=int, required=True, help="Most bytes that one query may take")
+    given = parser.parse_args()
+    given.data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    scratch = given.data.with_name(given.data.name + ".scratch")
+    scratch.mkdir(exist_ok=True, mode=0o700)
+    held = lock(given.data.with_name(given.data.name + ".lock"), time.monotonic() + LOCK_WAIT)
+    given.socket.unlink(missing_ok=True)
+    session = {
+        "max_threads": "2",
+        "max_insert_threads": "1",
+        "max_memory_usage": str(given.memory),
+        "max_query_size": str(64 * MEGABYTE),
+        "max_partitions_per_insert_block": "0",
+        "log_comment": "",
+    }
+    workers = Workers(given.data, scratch, {**SERVER, "max_server_memory_usage": given.memory * 2}, session)
+    asyncio.run(serve(workers, given.socket))
+    closed = stop_all(workers)
+    os.close(held)
+    os._exit(0 if closed else 1)  # a thread that would not end makes an ordinary exit crash inside chDB
+
+
+def stop_all(workers: Workers) -> bool:
+    """Cancel what runs and join the threads."""
+    workers.submit(
+        Query(sql=b"KILL QUERY WHERE 1 ASYNC", format="Null", params={}, settings={}, query_id="stop", streamed=False,
+              chunk=_nothing, finished=_nothing)
+    )
+    return workers.close(CLOSE_WAIT)
+
+
+if __name__ == "__main__":
+    main()
