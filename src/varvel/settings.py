@@ -57,10 +57,25 @@ class Settings:
     telemetry_url: str = _setting("", "URL of a ClickHouse server; empty runs the embedded one.")
     telemetry_memory: int = _setting(2 * 1024**3, "Most memory that one query of the embedded store may take.")
     query_timeout: float = _setting(30.0, "Longest that a query of logs or analytics may run.")
+    analytics_exact_rows: int = _setting(
+        1_000_000, "Percentiles are exact up to so many requests in a reply; beyond it within 0.8 %."
+    )
+    analytics_buckets: int = _setting(2_000, "Most time buckets in one reply of analytics or usage.")
     log_spool: int = _setting(512 * 1024 * 1024, "Most bytes of log lines kept on disk while the store is down.")
     requests_days: int = _setting(400, "How many days request records and billing events are kept.")
     logs_days: int = _setting(30, "How many days log lines are kept.")
     events_days: int = _setting(400, "How many days app events and runner history are kept.")
+    # Watching
+    metrics_cache: float = _setting(2.0, "How long a Prometheus page is kept before it is made anew; 10 at most.")
+    log_heartbeat: float = _setting(15.0, "A log stream without lines sends a comment this often.")
+    log_tail_buffer: int = _setting(10_000, "Lines that may wait for one reader of a log stream; then it loses some.")
+    drain_interval: float = _setting(5.0, "How often a log drain posts what has come, when its batch is not full.")
+    drain_timeout: float = _setting(10.0, "How long a log drain's receiver may take to answer.")
+    drain_failures: int = _setting(5, "A log drain is switched off after this many failed posts in a row.")
+    otlp_endpoint: str = _setting("", "URL of an OpenTelemetry collector (OTLP over HTTP); empty sends no traces.")
+    otlp_headers: str = _setting("", "Headers for the collector, as name=value pairs separated by commas.")
+    otlp_encoding: str = _setting("protobuf", "Encoding of traces: protobuf or json.")
+    otlp_queue: int = _setting(20_000, "Spans that may wait for the collector; more are dropped and counted.")
 
 
 def environment_name(name: str) -> str:
