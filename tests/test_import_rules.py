@@ -18,15 +18,17 @@ ALLOWED: dict[str, set[str]] = {
     "control": {"apps", "auth", "platform", "runners", "telemetry"},
     "files": {"state"},
     "gateway": {"apps", "auth", "billing", "metrics", "queue", "runners", "state", "telemetry"},
+    "logs": {"telemetry"},
     "metrics": {"apps", "queue", "runners"},
     "platform": {
-        "apps", "auth", "billing", "files", "metrics", "queue", "runners", "state", "telemetry", "telemetry_export",
+        "apps", "auth", "billing", "files", "logs", "metrics", "queue", "runners", "state", "telemetry",
+        "telemetry_export",
     },
     "queue": {"apps", "billing", "runners", "state", "telemetry"},
     "runners": {"apps", "queue", "telemetry"},
     "state": {"telemetry"},
     "telemetry": {"apps", "billing", "queue", "state"},
-    "telemetry_export": {"apps", "state", "telemetry", "queue"},
+    "telemetry_export": {"apps", "auth", "logs", "queue", "state", "telemetry"},
 }  # fmt: skip
 ANYONE = {"errors", "ids", "settings", "egress", "__version__"}
 IO_MODULES = {"asyncio", "sqlite3", "aiohttp", "httpx", "socket", "subprocess", "threading", "os", "time", "uvicorn"}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 
-from varvel.platform.log_rules import LogQuery, line
+from varvel.logs.rules import LogQuery, line
 from varvel.telemetry.model import LogRow, TelemetryStore
 
 _HOUR = 3_600_000_000

@@ -1,0 +1,1 @@
+"""What leaves for other systems: log drains, and traces to an OpenTelemetry collector."""
