@@ -41,15 +41,35 @@ class Settings:
     buffer_body: int = _setting(1024 * 1024, "Bodies up to this size are held in memory; larger ones stream or spill.")
     max_headers: int = _setting(16 * 1024, "Largest set of response headers that an app may answer.")
     result_ttl: float = _setting(3600.0, "How long a queue result can be fetched after completion.")
+    large_result: int = _setting(10 * 1024, "Results of this size or more go earlier, unless payloads are kept.")
+    large_result_ttl: float = _setting(360.0, "How long a large result can be fetched after completion.")
+    queue_memory: int = _setting(64 * 1024 * 1024, "Most bytes of waiting bodies, and of recent results, in memory.")
+    retry_backoff: float = _setting(0.5, "Wait before the second attempt of a queued request; doubles for each.")
+    retry_backoff_max: float = _setting(30.0, "Longest wait between two attempts of a queued request.")
     payload_days: int = _setting(30, "How many days the JSON payloads of requests are kept.")
     payload_limit: int = _setting(256 * 1024, "Payloads larger than this are not kept in request records.")
     upload_limit: int = _setting(10 * 1024**3, "Largest file that a client may upload.")
+    unzip_files: int = _setting(100_000, "Most files in an archive that is uploaded to be unpacked.")
+    unzip_bytes: int = _setting(50 * 1024**3, "Most bytes that an uploaded archive may unpack to.")
+    unzip_ratio: float = _setting(200.0, "Most times its own size that a large archive may unpack to.")
+    fetch_timeout: float = _setting(600.0, "Longest that fetching a file from a URL may take.")
+    checksum_wait: float = _setting(20.0, "How long a listing waits for checksums of files that apps wrote.")
+    checksum_entries: int = _setting(500_000, "How many files' checksums are held in memory.")
+    part_ttl: float = _setting(7 * 86_400.0, "How long the parts of an unfinished multipart upload are kept.")
     rate_limit: int = _setting(600, "Platform API calls a key may make in a minute; 0 for no limit.")
     idempotency_ttl: float = _setting(600.0, "How long the reply to a write with an Idempotency-Key is kept.")
     egress_private: bool = _setting(False, "Let the server fetch URLs that lead to private or loopback addresses.")
 
+    # Deploying
+    app_size: int = _setting(1024**3, "Most bytes of an app's own files.")
+    app_files: int = _setting(20_000, "Most files of an app's folder.")
+    build_timeout: float = _setting(1800.0, "Longest that the environment of an app may take to build.")
+    import_timeout: float = _setting(300.0, "Longest that a look at an app's settings, which imports it, may take.")
+
     # Runners
     max_runners: int = _setting(16, "Most runner processes on this machine, all apps together.")
+    warm_parents: int = _setting(8, "Most warmed parents, one an environment, kept to fork runners from; 0 for none.")
+    fresh_idle: float = _setting(10.0, "A runner that has served nothing ends after this, unless it is to be kept.")
     log_rate: int = _setting(20_000, "Most log lines a second from one runner; the rest is counted and said.")
     usage_tick: float = _setting(15.0, "Runner seconds are written down this often, and at each change of state.")
 
@@ -65,10 +85,12 @@ class Settings:
     requests_days: int = _setting(400, "How many days request records and billing events are kept.")
     logs_days: int = _setting(30, "How many days log lines are kept.")
     events_days: int = _setting(400, "How many days app events and runner history are kept.")
+
     # Watching
     metrics_cache: float = _setting(2.0, "How long a Prometheus page is kept before it is made anew; 10 at most.")
     log_heartbeat: float = _setting(15.0, "A log stream without lines sends a comment this often.")
     log_tail_buffer: int = _setting(10_000, "Lines that may wait for one reader of a log stream; then it loses some.")
+    exports_at_once: int = _setting(2, "Exports that may run at the same time, all owners together.")
     drain_interval: float = _setting(5.0, "How often a log drain posts what has come, when its batch is not full.")
     drain_timeout: float = _setting(10.0, "How long a log drain's receiver may take to answer.")
     drain_failures: int = _setting(5, "A log drain is switched off after this many failed posts in a row.")

@@ -53,11 +53,19 @@ class RunnerResponse(Protocol):
 
     def __aiter__(self) -> AsyncIterator[bytes]: ...
     async def read(self, limit: int) -> bytes:
-        """The whole body if it is not larger than `limit`, else the part read so far: check `complete`."""
+        """The whole body if it is not larger than `limit`, else the part read so far: check `exhausted`."""
         ...
 
     @property
-    def complete(self) -> bool: ...
+    def complete(self) -> bool:
+        """Whether all of it has come from the runner."""
+        ...
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether all of it has been read."""
+        ...
+
     def close(self) -> None:
         """Drop the connection, if the body was not read to its end."""
         ...

@@ -1,0 +1,127 @@
+"""Runner seconds by state, exact to the microsecond, as rows for the telemetry store."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from varvel import ids
+from varvel.runners.model import RunnerState
+from varvel.runners.rules import cuts
+from varvel.telemetry.model import RunnerRow
+
+COLUMN = {
+    RunnerState.PENDING: 0,
+    RunnerState.CRASH_BACKOFF: 0,
+    RunnerState.SETUP: 1,
+    RunnerState.IDLE: 2,
+    RunnerState.RUNNING: 3,
+    RunnerState.DRAINING: 4,
+    RunnerState.TERMINATING: 5,
+}
+SERVING = frozenset({RunnerState.IDLE, RunnerState.RUNNING})
+
+
+class SteadyClock:
+    """Wall time in microseconds that does not jump while it is used: steps of the clock wait for `rebase`."""
+
+    def __init__(self) -> None:
+        self._offset = time.time_ns() - time.monotonic_ns()
+
+    def now(self) -> int:
+        return (time.monotonic_ns() + self._offset) // 1000
+
+    def rebase(self) -> bool:
+        """Follow the wall clock if it has gone a second away from this one; say whether it had."""
+        offset = time.time_ns() - time.monotonic_ns()
+        if abs(offset - self._offset) < 1_000_000_000:
+            return False
+        self._offset = offset
+        return True
+
+
+class Intervals:
+    """Counts of one app's runners of one machine type, and how long each combination of counts lasted.
+
+    Rows are cut at each change of the number of runners or of their life, at each tick and at minutes. Between two
+    cuts, runners go from idle to running and back thousands of times a second: those moments are summed by
+    combination, so that `count x seconds` stays exact while their order in the interval does not matter.
+    """
+
+    def __init__(
+        self,
+        labels: dict[str, str],
+        record: Callable[[RunnerRow], None],
+        now: Callable[[], int],
+        tick: float,
+    ) -> None:
+        self._labels = labels
+        self._record = record
+        self._now = now
+        self._tick = int(tick * 1_000_000)
+        self._counts = [0, 0, 0, 0, 0, 0]
+        self._spent: dict[tuple[int, ...], int] = {}
+        self._since = self._last = now()
+
+    @property
+    def empty(self) -> bool:
+        return not any(self._counts)
+
+    def move(self, old: RunnerState | None, new: RunnerState | None) -> None:
+        """A runner went from `old` (None: it is new) to `new` (None or TERMINATED: it is no more)."""
+        self.advance()
+        if not (old in SERVING and new in SERVING):
+            self._write()
+        for state, step in ((old, -1), (new, 1)):
+            if state is not None and state in COLUMN:
+                self._counts[COLUMN[state]] += step
+
+    def advance(self) -> None:
+        """Write what is due until now."""
+        now = max(self._now(), self._last)
+        if now - self._since >= self._tick or now // 60_000_000 != self._since // 60_000_000:
+            for cut in list(cuts(self._since, now, self._tick)):
+                self._spend(cut)
+                self._write()
+        self._spend(now)
+
+    def finish(self) -> None:
+        """Write all."""
+        self.advance()
+        self._write()
+
+    def restart(self) -> None:
+        """The clock was set: what has been until now is written by the old one."""
+        self._write()
+        self._since = self._last = self._now()
+
+    def _spend(self, until: int) -> None:
+        if until > self._last:
+            combination = tuple(self._counts)
+            self._spent[combination] = self._spent.get(combination, 0) + until - self._last
+            self._last = until
+
+    def _write(self) -> None:
+        spent, self._spent = self._spent, {}
+        since = self._since
+        self._since = self._last
+        for combination, duration in spent.items():
+            if any(combination):
+                self._record(self._row(since, duration, combination))
+            since += duration
+
+    def _row(self, since: int, duration: int, counts: tuple[int, ...]) -> RunnerRow:
+        pending, setup, idle, running, draining, terminating = counts
+        return RunnerRow(
+            row_id=ids.uuid7(),
+            **self._labels,
+            since=since,
+            until=since + duration,
+            seconds=duration / 1_000_000,
+            pending=pending,
+            setup=setup,
+            idle=idle,
+            running=running,
+            draining=draining,
+            terminating=terminating,
+        )

@@ -1,0 +1,770 @@
+"""All runners of this machine: who gets which, and when they start and end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import tempfile
+from collections import deque
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from varvel import ids
+from varvel.apps.model import App, AppId, Catalog, Revision
+from varvel.errors import NotFound
+from varvel.runners import rules
+from varvel.runners.environment import app_environment, passed
+from varvel.runners.errors import RunnerError, SchedulingFailed, StartFailed, StartTimeout
+from varvel.runners.intervals import Intervals, SteadyClock
+from varvel.runners.model import RunnerInfo, RunnerState, Slot
+from varvel.runners.output import Output
+from varvel.runners.placement import LocalPlacement, Order, Placement
+from varvel.runners.runner import COMING, READY, Runner, RunnerSlot
+from varvel.runners.samples import sample
+from varvel.runners.transport import Connections
+from varvel.settings import Settings
+from varvel.telemetry.model import EventRow, LogSink, RunnerRow
+
+TICK = 0.25
+SAMPLE_EVERY = 20
+"""Ticks between two samples of CPU and memory."""
+HOLD = 60.0
+"""Seconds for which a runner started by a deployment waits to be switched to."""
+LONGEST_SOCKET = 100
+"""Bytes of a socket's path; the system's own limit is 107."""
+State = RunnerState
+Record = Callable[[EventRow | RunnerRow], None]
+
+
+@dataclass(eq=False)
+class _Waiter:
+    """A direct call that waits for a slot."""
+
+    slot: asyncio.Future[Slot]
+    hint: str | None
+
+
+@dataclass(eq=False)
+class _Fleet:
+    """The runners of one app, and who waits for them."""
+
+    app: AppId
+    runners: list[Runner] = field(default_factory=list)
+    waiters: deque[_Waiter] = field(default_factory=deque)
+    waiting: int = 0
+    """Queued requests that wait."""
+    starved: bool = False
+    """A queued request was refused a slot and is to be told of the next free one."""
+    failures: int = 0
+    retry_at: float = 0.0
+    failure: StartFailed | None = None
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when a start succeeds: those that wait out a backoff go on at once."""
+    pressed_since: float | None = None
+    intervals: dict[str, Intervals] = field(default_factory=dict)
+
+    def load(self, revision_id: str) -> rules.Load:
+        in_flight = sum(runner.in_flight for runner in self.serving(revision_id))
+        return rules.Load(in_flight=in_flight, waiting=self.waiting + len(self.waiters))
+
+    def serving(self, revision_id: str) -> list[Runner]:
+        """Runners of the revision that are ready or will be."""
+        return [runner for runner in self.runners if runner.revision.revision_id == revision_id and not runner.stopping]
+
+
+class LocalPool:
+    """The `Pool` of one server. All its methods are called on the event loop."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        catalog: Catalog,
+        logs: LogSink,
+        record: Record,
+        folder: Path,
+        *,
+        placement: Placement | None = None,
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
+        self._settings = settings
+        self._catalog = catalog
+        self._logs = logs
+        self._record = record
+        self._folder = folder
+        self._base = passed(os.environ if environ is None else environ)
+        self._placement = placement
+        self._fleets: dict[AppId, _Fleet] = {}
+        self._free_callbacks: list[Callable[[AppId], None]] = []
+        self._failed_callbacks: list[Callable[[AppId, str, str], None]] = []
+        self._clock = SteadyClock()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._room = asyncio.Condition()
+        self._placed = 0
+        self._stopping = False
+        self._temporary: Path | None = None
+
+    # Life
+
+    async def start(self) -> None:
+        """Begin: sockets of an earlier life are cleared away, and `min_concurrency` is filled."""
+        self._loop = asyncio.get_running_loop()
+        if self._placement is None:
+            self._placement = LocalPlacement(self._base, self._settings.warm_parents)
+        self._folder = await asyncio.to_thread(self._prepare_folder)
+        for app in self._catalog.apps():
+            if rules.floor(rules.Load(0, 0), app.scaling):
+                self._pump(self._fleet(app.app))
+        self._spawn(self._tick())
+
+    async def stop(self, grace: float) -> None:
+        """End every runner: SIGTERM now, SIGKILL after `grace` seconds."""
+        self._stopping = True
+        runners = [runner for fleet in self._fleets.values() for runner in fleet.runners]
+        for fleet in self._fleets.values():
+            self._fail_waiters(fleet, SchedulingFailed("The server is stopping"))
+        for runner in runners:
+            self._end(runner)
+        living = {runner.living for runner in runners if runner.living}
+        if living:
+            await asyncio.wait(living, timeout=grace)
+            for runner in runners:
+                if runner.process and runner.living and not runner.living.done():
+                    runner.process.kill()
+            await asyncio.wait(living, timeout=5)
+        for fleet in self._fleets.values():
+            for intervals in fleet.intervals.values():
+                intervals.finish()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._placement:
+            await self._placement.stop()
+        if self._temporary:
+            await asyncio.to_thread(shutil.rmtree, self._temporary, ignore_errors=True)
+
+    # What the scheduler and the gateway ask
+
+    def try_acquire(self, app: AppId, hint: str | None = None) -> Slot | None:
+        """As `Pool.try_acquire`."""
+        fleet = self._fleet(app)
+        slot = None if fleet.waiters else self._pick(fleet, hint)
+        if slot is None:
+            fleet.starved = True
+        return slot
+
+    async def acquire(self, app: AppId, hint: str | None = None, timeout: float | None = None) -> Slot:
+        """As `Pool.acquire`. Raises `NotFound` too, for an app that is not deployed."""
+        fleet = self._fleet(app)
+        if not fleet.waiters and (slot := self._pick(fleet, hint)) is not None:
+            return slot
+        if self._catalog.get(app) is None:
+            raise NotFound(f"App {app} not found")
+        if self._stopping:
+            raise SchedulingFailed("The server is stopping")
+        self._pump(fleet)
+        if fleet.failure is not None and not any(runner.state is not State.CRASH_BACKOFF for runner in fleet.runners):
+            raise SchedulingFailed(fleet.failure.message)
+        waiter = _Waiter(self._loop.create_future(), hint)
+        fleet.waiters.append(waiter)
+        self._pump(fleet)
+        try:
+            async with asyncio.timeout(timeout):
+                return await waiter.slot
+        except TimeoutError as late:
+            raise StartTimeout(f"No runner of {app} was free in {timeout:g} seconds") from late
+        finally:
+            self._leave(fleet, waiter)
+
+    def demand(self, app: AppId, waiting: int) -> None:
+        """As `Pool.demand`."""
+        fleet = self._fleet(app)
+        grown = waiting > fleet.waiting
+        fleet.waiting = waiting
+        if grown:
+            self._pump(fleet)
+
+    def on_free(self, callback: Callable[[AppId], None]) -> None:
+        """As `Pool.on_free`."""
+        self._free_callbacks.append(callback)
+
+    def on_start_failed(self, callback: Callable[[AppId, str, str], None]) -> None:
+        """As `Pool.on_start_failed`."""
+        self._failed_callbacks.append(callback)
+
+    def runners(self, app: AppId | None = None) -> list[RunnerInfo]:
+        """As `Pool.runners`."""
+        fleets = [self._fleets[app]] if app in self._fleets else [] if app else list(self._fleets.values())
+        return [runner.info() for fleet in fleets for runner in fleet.runners]
+
+    def in_flight(self, app: AppId) -> int:
+        """As `Pool.in_flight`."""
+        fleet = self._fleets.get(app)
+        return sum(runner.in_flight for runner in fleet.runners) if fleet else 0
+
+    # What deployments ask
+
+    async def start_one(self, revision: Revision) -> None:
+        """Start a runner of a revision, current or not, and return when it is ready.
+
+        It is kept for a minute until `switched` is called. Raises `StartFailed` with the last lines of its output.
+        """
+        fleet = self._fleet(revision.app)
+        runner = self._create(fleet, revision, revision.spec.scaling.max_multiplexing, awaited=False)
+        runner.held_until = self._loop.time() + revision.spec.scaling.startup_timeout + HOLD
+        failed = asyncio.ensure_future(self._start(fleet, runner))
+        await failed
+
+    def switched(self, app: AppId) -> None:
+        """Another revision is the app's current one: runners of others end when they are free."""
+        fleet = self._fleet(app)
+        current = self._catalog.get(app)
+        if current is None:
+            return self.removed(app)
+        fleet.failures, fleet.retry_at, fleet.failure = 0, 0.0, None
+        fleet.wake.set()
+        for runner in list(fleet.runners):
+            runner.held_until = 0.0
+            if runner.revision.revision_id != current.current.revision_id:
+                self._drain(runner)
+        self._pump(fleet)
+        self._feed(fleet)
+        return None
+
+    def scaled(self, app: AppId) -> None:
+        """The app's scaling was changed."""
+        self._pump(self._fleet(app))
+
+    def removed(self, app: AppId) -> None:
+        """The app is no more."""
+        fleet = self._fleet(app)
+        fleet.waiting = 0
+        self._fail_waiters(fleet, NotFound(f"App {app} not found"))
+        for runner in list(fleet.runners):
+            self._drain(runner)
+
+    # Slots
+
+    def _pick(self, fleet: _Fleet, hint: str | None) -> RunnerSlot | None:
+        app = self._catalog.get(fleet.app)
+        if app is None or self._stopping:
+            return None
+        best: Runner | None = None
+        for runner in fleet.runners:
+            if not runner.free() or runner.revision.revision_id != app.current.revision_id:
+                continue
+            if hint is not None and hint in runner.hints:
+                best = runner
+                break
+            if best is None or runner.in_flight < best.in_flight:
+                best = runner
+        return None if best is None else self._give(best)
+
+    def _give(self, runner: Runner) -> RunnerSlot:
+        cold_boot = 0.0
+        if runner.cold_left:
+            runner.cold_left -= 1
+            cold_boot = runner.startup
+        runner.in_flight += 1
+        runner.served = True
+        if runner.state is State.IDLE:
+            self._set(runner, State.RUNNING)
+        return RunnerSlot(runner, cold_boot, self._released)
+
+    def _released(self, runner: Runner, kill: bool, health_check: bool) -> None:
+        runner.in_flight -= 1
+        fleet = self._fleet(runner.revision.app)
+        if kill:
+            self._end(runner, kill=True)
+        elif health_check and runner.state in READY:
+            self._spawn(self._check(runner))
+        if runner.free() and (fleet.waiters or fleet.starved):
+            self._feed(fleet)
+        if runner.in_flight == 0:
+            if runner.state is State.RUNNING:
+                runner.idle_since = self._loop.time()
+                self._set(runner, State.IDLE)
+            elif runner.state is State.DRAINING:
+                self._end(runner)
+
+    def _feed(self, fleet: _Fleet) -> None:
+        """Give free slots to those that wait: direct calls first, then whoever serves the queue."""
+        while fleet.waiters:
+            waiter = fleet.waiters[0]
+            if waiter.slot.done():
+                fleet.waiters.popleft()
+                continue
+            slot = self._pick(fleet, waiter.hint)
+            if slot is None:
+                return
+            fleet.waiters.popleft()
+            waiter.slot.set_result(slot)
+        if fleet.starved or fleet.waiting:
+            fleet.starved = False
+            for callback in self._free_callbacks:
+                callback(fleet.app)
+
+    def _leave(self, fleet: _Fleet, waiter: _Waiter) -> None:
+        if waiter in fleet.waiters:
+            fleet.waiters.remove(waiter)
+        elif waiter.slot.done() and not waiter.slot.cancelled() and waiter.slot.exception() is None:
+            self._spare(waiter)
+
+    def _spare(self, waiter: _Waiter) -> None:
+        """A slot given at the moment at which its caller went away is given back."""
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            waiter.slot.result().release()
+
+    def _fail_waiters(self, fleet: _Fleet, error: Exception) -> None:
+        while fleet.waiters:
+            waiter = fleet.waiters.popleft()
+            if not waiter.slot.done():
+                waiter.slot.set_exception(error)
+
+    # Scaling
+
+    def _pump(self, fleet: _Fleet) -> None:
+        """Start what is missing."""
+        app = self._catalog.get(fleet.app)
+        if app is None or self._stopping:
+            return
+        revision_id = app.current.revision_id
+        serving = fleet.serving(revision_id)
+        missing = rules.wanted(fleet.load(revision_id), app.scaling) - len(serving)
+        if missing <= 0:
+            fleet.pressed_since = None
+            return
+        if not self._pressed(fleet, app, serving):
+            return
+        if fleet.failures:
+            missing = 0 if any(runner.state in COMING for runner in serving) else 1
+        for _ in range(missing):
+            self._begin(fleet, app)
+
+    def _pressed(self, fleet: _Fleet, app: App, serving: list[Runner]) -> bool:
+        """Whether more was wanted for `scaling_delay` seconds; from zero there is no delay."""
+        now = self._loop.time()
+        if fleet.pressed_since is None:
+            fleet.pressed_since = now
+        return not serving or now - fleet.pressed_since >= app.scaling.scaling_delay
+
+    def _begin(self, fleet: _Fleet, app: App) -> None:
+        waiting = bool(fleet.waiters or fleet.waiting)
+        runner = self._create(fleet, app.current, app.scaling.max_multiplexing, awaited=waiting)
+        self._spawn(self._start_quietly(fleet, runner))
+
+    def _shrink(self, fleet: _Fleet) -> None:
+        """End what is idle for longer than it may be, and what was to start but is not wanted any more."""
+        app = self._catalog.get(fleet.app)
+        if app is None:
+            return
+        now = self._loop.time()
+        revision_id = app.current.revision_id
+        serving = fleet.serving(revision_id)
+        surplus = len(serving) - rules.wanted(fleet.load(revision_id), app.scaling)
+        for runner in fleet.runners:
+            if runner.revision.revision_id != revision_id and runner.held_until < now and not runner.stopping:
+                self._drain(runner)
+        for runner in sorted(serving, key=lambda runner: runner.idle_since):
+            if surplus <= 0:
+                return
+            if self._expired(runner, app, now):
+                surplus -= 1
+                self._end(runner)
+
+    def _expired(self, runner: Runner, app: App, now: float) -> bool:
+        if runner.held_until > now:
+            return False
+        if runner.state is State.IDLE:
+            limit = rules.idle_limit(runner.served, app.scaling, self._settings.fresh_idle)
+            return now - runner.idle_since >= limit
+        return runner.state in (State.PENDING, State.CRASH_BACKOFF)
+
+    async def _take_room(self, runner: Runner) -> None:
+        """Wait until the machine has room for one more process; idle ones of other apps make place."""
+        async with self._room:
+            while self._placed >= self._settings.max_runners and not runner.stopping:
+                self._evict()
+                await self._room.wait()
+            self._placed += 1
+
+    def _evict(self) -> None:
+        idle = [
+            runner
+            for fleet in self._fleets.values()
+            for runner in fleet.runners
+            if runner.state is State.IDLE and not runner.stopping and runner.held_until < self._loop.time()
+        ]
+        spare = [runner for runner in idle if not self._kept(runner)]
+        if spare and not any(r.stopping for fleet in self._fleets.values() for r in fleet.runners):
+            self._end(min(spare, key=lambda runner: runner.idle_since))
+
+    def _kept(self, runner: Runner) -> bool:
+        app = self._catalog.get(runner.revision.app)
+        fleet = self._fleet(runner.revision.app)
+        return app is not None and len(fleet.serving(runner.revision.revision_id)) <= rules.floor(
+            rules.Load(0, 0), app.scaling
+        )
+
+    async def _give_room(self) -> None:
+        async with self._room:
+            self._placed -= 1
+            self._room.notify_all()
+
+    # The life of one runner
+
+    def _create(self, fleet: _Fleet, revision: Revision, places: int, awaited: bool) -> Runner:
+        runner_id = ids.uuid7()
+        app = revision.app
+        output = Output(
+            sink=self._logs,
+            app=str(app),
+            revision=revision.revision_id,
+            runner_id=runner_id,
+            rate=self._settings.log_rate,
+            labels={
+                "fal_app_name": str(app),
+                "fal_app_id": revision.revision_id,
+                "fal_job_id": runner_id,
+                "fal_source": "gateway",
+            },
+            on_ready=lambda: runner.ready.set(),
+            on_gone=lambda: None,
+        )
+        runner = Runner(
+            runner_id=runner_id,
+            revision=revision,
+            places=max(1, places),
+            socket=str(self._folder / f"{runner_id[-17:]}.sock"),
+            created=self._loop.time(),
+            wall_created=ids.now(),
+            output=output,
+            awaited=awaited,
+            state=State.CRASH_BACKOFF if fleet.retry_at > self._loop.time() else State.PENDING,
+        )
+        fleet.runners.append(runner)
+        self._intervals(fleet, runner).move(None, runner.state)
+        self._event(runner, "runner_pending")
+        return runner
+
+    async def _start_quietly(self, fleet: _Fleet, runner: Runner) -> None:
+        try:
+            await self._start(fleet, runner)
+        except StartFailed as failure:
+            self._start_failed(fleet, failure)
+
+    async def _start(self, fleet: _Fleet, runner: Runner) -> None:
+        """Bring a runner from pending to ready. Raises `StartFailed`."""
+        started: asyncio.Future[None] = self._loop.create_future()
+        runner.living = self._spawn(self._live(fleet, runner, started))
+        await started
+
+    async def _live(self, fleet: _Fleet, runner: Runner, started: asyncio.Future[None]) -> None:
+        placed = False
+        try:
+            await self._sleep_off(fleet, runner)
+            await self._take_room(runner)
+            placed = True
+            await self._set_up(runner)
+            self._is_ready(fleet, runner)
+            started.set_result(None)
+            assert runner.process is not None
+            status = await runner.process.wait()
+            self._event_at_end(runner, status)
+        except StartFailed as failure:
+            started.set_exception(failure)
+            self._event(runner, "runner_startup_failure" if not runner.stopping else "runner_finished")
+        finally:
+            if not started.done():
+                started.set_exception(StartFailed("The runner was stopped before it was ready"))
+                started.exception()
+            await self._clear(fleet, runner, placed)
+
+    async def _sleep_off(self, fleet: _Fleet, runner: Runner) -> None:
+        """Wait out the backoff after failed starts."""
+        if runner.state is not State.CRASH_BACKOFF:
+            return
+        fleet.wake.clear()
+        try:
+            async with asyncio.timeout(max(0.0, fleet.retry_at - self._loop.time())):
+                while not runner.stopping and not fleet.wake.is_set():
+                    await fleet.wake.wait()
+        except TimeoutError:
+            pass
+        if not runner.stopping:
+            self._set(runner, State.PENDING)
+
+    async def _set_up(self, runner: Runner) -> None:
+        """Start the process and wait until it is ready. Raises `StartFailed`."""
+        if runner.stopping or self._placement is None:
+            raise StartFailed("The runner was stopped before it was ready")
+        self._set(runner, State.SETUP)
+        self._event(runner, "runner_setup")
+        revision = runner.revision
+        runner.process = await self._placement.start(await asyncio.to_thread(self._order, runner), runner.output)
+        if runner.stopping:
+            self._terminate(runner)
+        ready = asyncio.ensure_future(runner.ready.wait())
+        ended = asyncio.ensure_future(runner.process.wait())
+        limit = revision.spec.scaling.startup_timeout
+        try:
+            done, _ = await asyncio.wait({ready, ended}, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            ready.cancel()
+            ended.cancel()
+        if runner.stopping:
+            await runner.process.wait()
+            raise StartFailed("The runner was stopped before it was ready")
+        if not done:
+            runner.process.kill()
+            await runner.process.wait()
+            raise StartTimedOut(f"The app was not ready after {limit:g} seconds{_said(runner)}")
+        if not runner.ready.is_set():
+            runner.output.drain()
+        if not runner.ready.is_set():
+            raise StartFailed(f"The app failed to start ({_exit(ended.result())}){_said(runner)}")
+
+    def _order(self, runner: Runner) -> Order:
+        revision = runner.revision
+        data = (self._settings.data / "files" / revision.app.owner).absolute()
+        data.mkdir(parents=True, exist_ok=True)
+        return Order(
+            python=str(revision.python),
+            kind=revision.spec.kind,
+            folder=str(revision.folder),
+            file=revision.spec.file,
+            attribute=revision.spec.attribute,
+            socket=runner.socket,
+            environ=app_environment(self._base, revision, runner.runner_id, data),
+            log_rate=self._settings.log_rate,
+            grace=revision.spec.scaling.termination_grace,
+        )
+
+    def _is_ready(self, fleet: _Fleet, runner: Runner) -> None:
+        now = self._loop.time()
+        runner.startup = now - runner.created
+        runner.idle_since = runner.checked_at = now
+        runner.cold_left = runner.places if runner.awaited else 0
+        runner.connections = Connections(runner.socket, self._settings.max_headers, runner.output.drain)
+        if runner.held_until:
+            runner.held_until = now + HOLD
+        fleet.failures, fleet.retry_at, fleet.failure = 0, 0.0, None
+        fleet.wake.set()
+        self._set(runner, State.IDLE)
+        self._event(runner, "runner_started")
+        if self._placement is not None:
+            self._placement.warm(str(runner.revision.python), runner.revision.spec.kind)
+        self._pump(fleet)
+        self._feed(fleet)
+
+    def _start_failed(self, fleet: _Fleet, failure: StartFailed) -> None:
+        """Put the next start off, and tell those that wait, unless another runner may still serve them."""
+        if self._stopping or self._catalog.get(fleet.app) is None:
+            return
+        fleet.failures += 1
+        fleet.failure = failure
+        fleet.retry_at = self._loop.time() + rules.backoff(fleet.failures)
+        if not any(runner.state in READY or runner.state is State.SETUP for runner in fleet.runners):
+            self._fail_waiters(fleet, SchedulingFailed(failure.message))
+        for callback in self._failed_callbacks:
+            callback(fleet.app, failure.data_type, failure.message)
+        self._pump(fleet)
+
+    async def _clear(self, fleet: _Fleet, runner: Runner, placed: bool) -> None:
+        """The process is no more: nothing of it stays."""
+        if runner.process is not None:
+            runner.process.kill()
+        runner.output.close()
+        if runner.connections is not None:
+            runner.connections.close()
+        self._set(runner, State.TERMINATED)
+        fleet.runners.remove(runner)
+        Path(runner.socket).unlink(missing_ok=True)  # noqa: ASYNC240  one name in a folder in memory
+        if placed:
+            await self._give_room()
+        if runner.state is not State.CRASH_BACKOFF and runner.ready.is_set():
+            self._pump(fleet)
+
+    def _drain(self, runner: Runner) -> None:
+        """End it when its requests have."""
+        if runner.stopping:
+            return
+        if runner.in_flight:
+            runner.stopping = True
+            self._set(runner, State.DRAINING)
+            self._event(runner, "runner_draining")
+        else:
+            self._end(runner)
+
+    def _end(self, runner: Runner, *, kill: bool = False) -> None:
+        """End it: SIGTERM, then SIGKILL after its grace; or SIGKILL at once."""
+        if runner.state in (State.TERMINATING, State.TERMINATED):
+            if kill and runner.process is not None:
+                runner.process.kill()
+            return
+        runner.stopping = True
+        if runner.process is None:
+            self._fleet(runner.revision.app).wake.set()
+            self._spawn(self._wake_room())
+            return
+        self._terminate(runner, kill=kill)
+
+    def _terminate(self, runner: Runner, *, kill: bool = False) -> None:
+        assert runner.process is not None
+        self._set(runner, State.TERMINATING)
+        self._event(runner, "runner_stopping")
+        if kill:
+            runner.process.kill()
+            return
+        runner.process.terminate()
+        self._spawn(self._kill_later(runner))
+
+    async def _kill_later(self, runner: Runner) -> None:
+        await asyncio.sleep(runner.revision.spec.scaling.termination_grace)
+        if runner.process is not None:
+            runner.process.kill()
+
+    async def _wake_room(self) -> None:
+        async with self._room:
+            self._room.notify_all()
+
+    # Health
+
+    async def _check(self, runner: Runner) -> None:
+        """See whether the runner still answers; if not, it is killed."""
+        if runner.connections is None or runner.checking:
+            return
+        check = runner.revision.spec.health_check or {}
+        runner.checking = True
+        try:
+            async with asyncio.timeout(float(check.get("timeout_seconds") or 5.0)):
+                healthy = await self._answers(runner.connections, check)
+        except (TimeoutError, RunnerError):
+            healthy = False
+        finally:
+            runner.checking = False
+        if not healthy and runner.state in READY:
+            self._end(runner, kill=True)
+
+    async def _answers(self, connections: Connections, check: dict[str, Any]) -> bool:
+        if not check.get("path"):
+            return await connections.reachable()
+        response = await connections.send(str(check.get("method") or "POST"), str(check["path"]).encode(), [], b"")
+        await response.read(1 << 20)
+        response.close()
+        return response.status < 500
+
+    # Keeping book
+
+    def _fleet(self, app: AppId) -> _Fleet:
+        fleet = self._fleets.get(app)
+        if fleet is None:
+            fleet = self._fleets[app] = _Fleet(app)
+        return fleet
+
+    def _set(self, runner: Runner, state: RunnerState) -> None:
+        old, runner.state = runner.state, state
+        self._intervals(self._fleet(runner.revision.app), runner).move(old, state)
+
+    def _intervals(self, fleet: _Fleet, runner: Runner) -> Intervals:
+        machine_type = runner.revision.spec.machine_type
+        intervals = fleet.intervals.get(machine_type)
+        if intervals is None:
+            app = self._catalog.get(fleet.app)
+            labels = {
+                "owner": fleet.app.owner,
+                "app": str(fleet.app),
+                "environment": app.environment if app else "main",
+                "machine_type": machine_type,
+            }
+            intervals = fleet.intervals[machine_type] = Intervals(
+                labels, self._record, self._clock.now, self._settings.usage_tick
+            )
+        return intervals
+
+    def _event(self, runner: Runner, category: str, **payload: str) -> None:
+        app = runner.revision.app
+        about = {"job_id": runner.runner_id, "machine_type": runner.revision.spec.machine_type, **payload}
+        self._record(
+            EventRow(
+                event_id=ids.uuid7(),
+                owner=app.owner,
+                app=str(app),
+                category=category,
+                created_at=self._clock.now(),
+                payload=json.dumps(about),
+            )
+        )
+
+    def _event_at_end(self, runner: Runner, status: int | None) -> None:
+        if runner.stopping:
+            self._event(runner, "runner_finished")
+        else:
+            runner.output.say("error", f"The runner ended unasked ({_exit(status)})")
+            self._event(runner, "runner_failed", state=str(runner.state))
+
+    async def _tick(self) -> None:
+        count = 0
+        while True:
+            await asyncio.sleep(TICK)
+            count += 1
+            stepped = self._clock.rebase()
+            for fleet in list(self._fleets.values()):
+                self._shrink(fleet)
+                self._pump(fleet)
+                for intervals in fleet.intervals.values():
+                    intervals.restart() if stepped else intervals.advance()
+                for runner in fleet.runners:
+                    if runner.connections is not None:
+                        runner.connections.tidy()
+            if count % SAMPLE_EVERY == 0:
+                await self._sample()
+
+    async def _sample(self) -> None:
+        running = [r for fleet in self._fleets.values() for r in fleet.runners if r.process is not None]
+        pids = [runner.process.pid for runner in running if runner.process is not None]
+        samples = await asyncio.to_thread(sample, pids)
+        for runner, (ticks, memory) in zip(running, samples, strict=True):
+            if runner.cpu_ticks:
+                seconds = (ticks - runner.cpu_ticks) / os.sysconf("SC_CLK_TCK")
+                runner.cpu_percent = max(0.0, 100 * seconds / (SAMPLE_EVERY * TICK))
+            runner.cpu_ticks, runner.memory_bytes = ticks, memory
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def _prepare_folder(self) -> Path:
+        """The folder of the sockets; a short one elsewhere, when its own name is too long for sockets."""
+        folder = self._folder.absolute()
+        if len(os.fsencode(folder)) + 24 > LONGEST_SOCKET:
+            folder = self._temporary = Path(tempfile.mkdtemp(prefix="varvel-"))
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.chmod(0o700)
+        for stale in folder.glob("*.sock"):
+            stale.unlink(missing_ok=True)
+        return folder
+
+
+class StartTimedOut(StartFailed):
+    """The app was not ready in time."""
+
+    status = 504
+    data_type = "startup_timeout"
+
+
+def _exit(status: int | None) -> str:
+    if status is None:
+        return "it ended"
+    return f"exit status {status}" if status >= 0 else f"signal {-status}"
+
+
+def _said(runner: Runner) -> str:
+    runner.output.drain()
+    return "".join(f"\n{line}" for line in runner.output.tail)
