@@ -100,6 +100,10 @@ class Settings:
     otlp_queue: int = _setting(20_000, "Spans that may wait for the collector; more are dropped and counted.")
 
 
+TABLES = frozenset({"machines"})
+"""Tables of `DIR/varvel.toml` that their own rooms read: `[machines.NAME]` is `varvel.billing.machines`."""
+
+
 def environment_name(name: str) -> str:
     """`tls_port` -> `VARVEL_TLS_PORT`."""
     return f"VARVEL_{name.upper()}"
@@ -116,7 +120,7 @@ def load(flags: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> 
     except (OSError, tomllib.TOMLDecodeError) as problem:
         raise BadSetting(f"{path} cannot be read: {problem}") from problem
     known = {item.name for item in fields(Settings)}
-    if unknown := sorted(set(file) - known):
+    if unknown := sorted(set(file) - known - TABLES):
         raise BadSetting(f"{path} names settings that do not exist: {', '.join(unknown)}")
     types = get_type_hints(Settings)
     values: dict[str, Any] = {}

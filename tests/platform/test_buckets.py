@@ -54,7 +54,12 @@ def test_a_skipped_date_has_no_bucket() -> None:
 
 def test_a_repeated_hour_is_two_buckets_and_a_skipped_one_is_none() -> None:
     repeated = labels("2025-10-26T01:00+02:00", "2025-10-26T04:00+01:00", "hour", "Europe/Berlin")
-    assert [text[11:16] + text[19:] for text in repeated] == ["01:00+02:00", "02:00+02:00", "02:00+01:00", "03:00+01:00"]
+    assert [text[11:16] + text[19:] for text in repeated] == [
+        "01:00+02:00",
+        "02:00+02:00",
+        "02:00+01:00",
+        "03:00+01:00",
+    ]
     skipped = labels("2025-03-30T01:00+01:00", "2025-03-30T04:00+02:00", "hour", "Europe/Berlin")
     assert [text[11:16] for text in skipped] == ["01:00", "03:00"]
 

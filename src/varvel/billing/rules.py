@@ -20,6 +20,10 @@ class MachineType:
     surge: float = 1.0
     """Factor on the price while surge pricing holds; 1 is no surge."""
     percent_discount: float | None = None
+    vram_bytes: int = 0
+    """Memory of one GPU."""
+    surge_hours: tuple[tuple[int, int], ...] = ()
+    """When surge pricing holds: from and to (exclusive) in minutes of the UTC day. Empty means always."""
 
 
 @dataclass(frozen=True, slots=True)

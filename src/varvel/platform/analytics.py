@@ -1,0 +1,277 @@
+"""Analytics: counts, error groups, latency percentiles and billed seconds of endpoints, in buckets of time.
+
+How percentiles are found. Up to `analytics_exact_rows` requests in what a page covers they are exact; beyond that
+they come from sketches, whose relative error is at most 0.8 %. Counts and sums are always exact. Every bucket of
+the range is in the reply, in order; one in which nothing ended has no results. Where there is nothing to take a
+percentile of (no cold boot in a bucket), the metric is left out.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from itertools import islice
+from typing import Annotated, Any
+
+import msgspec
+from fastapi import APIRouter, Query, Response
+from pydantic import Field, create_model
+
+from varvel.errors import InvalidRequest
+from varvel.platform import analytics_sql as sql
+from varvel.platform.access import ApiCaller, own_endpoints
+from varvel.platform.buckets import Window, label
+from varvel.platform.cursors import Cursors, PageNumber
+from varvel.platform.envelope import Reply, failures
+from varvel.platform.parameters import Bound, CommaList, Cursor, End, Frame, Start, Zone, bucket_window
+from varvel.platform.parts import PlatformParts
+from varvel.platform.requests_sql import Endpoints, endpoints
+from varvel.telemetry.model import TelemetryStore
+
+OPERATION = "analytics"
+FARTHEST = 100_000
+"""Buckets that a numbered cursor may skip; the cursors that we give have no such bound."""
+
+
+def _described(name: str) -> str:
+    if name in sql.PERCENTILES:
+        family, _ = sql.PERCENTILES[name]
+        return f"{name[1:3]}th percentile of {family.replace('_', ' ')}, in seconds."
+    return "Seconds billed." if name == sql.BILLED else f"Number of requests: {name.removesuffix('_count')}."
+
+
+_FIELDS: dict[str, Any] = {
+    name: (
+        int | None if name in sql.COUNTS else float | None,
+        Field(default=None, ge=0, description=_described(name)),
+    )
+    for name in sql.METRICS
+}
+Analytics = create_model("Analytics", __base__=Reply, endpoint_id=(str, ...), **_FIELDS)
+
+
+class AnalyticsBucket(Reply):
+    """One stretch of time."""
+
+    bucket: str = Field(description="When it begins, in the zone asked for, with its offset.")
+    results: list[Analytics]  # type: ignore[valid-type]
+
+
+class AnalyticsReply(Reply):
+    """A page of analytics."""
+
+    next_cursor: str | None = Field(description="Cursor of the next page; null when this is the last.")
+    has_more: bool = Field(description="Whether there is a next page.")
+    time_series: list[AnalyticsBucket] | None = Field(default=None, description="With `expand=time_series`.")
+    summary: list[Analytics] | None = Field(  # type: ignore[valid-type]
+        default=None, description="With `expand=summary`: the whole range; on the first page."
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which metrics are asked for, sorted by where they come from."""
+
+    counts: tuple[str, ...]
+    percentiles: tuple[str, ...]
+    billed: bool
+
+    @property
+    def families(self) -> tuple[str, ...]:
+        """The columns whose percentiles are needed."""
+        return tuple(dict.fromkeys(sql.PERCENTILES[name][0] for name in self.percentiles))
+
+
+def wanted(expand: list[str]) -> Wanted:
+    """Raises `InvalidRequest` unless a form (time_series, summary) and a metric are named."""
+    if not {"time_series", "summary"} & set(expand):
+        raise InvalidRequest("expand: needs time_series or summary")
+    found = Wanted(
+        tuple(name for name in expand if name in sql.COUNTS),
+        tuple(name for name in expand if name in sql.PERCENTILES),
+        sql.BILLED in expand,
+    )
+    if not (found.counts or found.percentiles or found.billed):
+        raise InvalidRequest("expand: needs at least one metric, such as request_count")
+    return found
+
+
+class Reader:
+    """Reads metrics from the store. `exact_rows`: percentiles are exact up to so many requests."""
+
+    def __init__(self, store: TelemetryStore, exact_rows: int) -> None:
+        self._store = store
+        self._exact_rows = exact_rows
+
+    async def read(self, chosen: Endpoints, span: sql.Span, metrics: Wanted) -> dict[int, list[dict[str, Any]]]:
+        """Records by bucket (its edge in seconds; 0 for a span without edges), each list sorted by endpoint."""
+        statement = await self._statement(chosen, span, metrics)
+        rows = await self._store.select(*statement)
+        billed: dict[tuple[int, str], float] = {}
+        if metrics.billed:
+            found = await self._store.select(*sql.billed(chosen, span))
+            billed = {(row["bucket"], row["endpoint_id"]): row[sql.BILLED] for row in found}
+        buckets: dict[int, list[dict[str, Any]]] = defaultdict(list)
+        for row in sorted(rows, key=lambda row: str(row["endpoint_id"])):
+            record = _record(row, metrics)
+            if metrics.billed:
+                record[sql.BILLED] = billed.get((row["bucket"], row["endpoint_id"]), 0.0)
+            buckets[row["bucket"]].append(record)
+        return buckets
+
+    async def _statement(self, chosen: Endpoints, span: sql.Span, metrics: Wanted) -> tuple[str, dict[str, Any]]:
+        counts = metrics.counts or ("request_count",)
+        sketched = span.has_whole_hours()
+        if sketched and metrics.families:
+            [row] = await self._store.select(*sql.volume(chosen, span))
+            sketched = (row["requests"] or 0) > self._exact_rows
+        build = sql.from_rollups if sketched else sql.from_rows
+        return build(chosen, span, counts, metrics.families)
+
+
+def _record(row: dict[str, Any], metrics: Wanted) -> dict[str, Any]:
+    record: dict[str, Any] = {"endpoint_id": row["endpoint_id"]}
+    for name in metrics.counts:
+        record[name] = int(row[name])
+    for name in metrics.percentiles:
+        family, index = sql.PERCENTILES[name]
+        value = row[family][index]
+        if value is not None and value == value:  # NaN: a percentile of nothing
+            record[name] = value
+    return record
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """The buckets of one page. `following` is the edge at which the next page begins."""
+
+    window: Window
+    edges: tuple[int, ...]
+    following: int | None
+
+    @property
+    def span(self) -> sql.Span:
+        """The part of the range that this page covers."""
+        first = self.edges[0] * 1_000_000 if self.edges else self.window.start
+        last = self.window.end if self.following is None else self.following * 1_000_000
+        return sql.Span(max(first, self.window.start), last, self.edges)
+
+
+def page_of(window: Window, limit: int, after: int | None = None, skip: int = 0) -> Page:
+    """The `limit` buckets of a window that begin at `after`, or after `skip` buckets."""
+    edges = tuple(islice(window.edges(after), skip, skip + limit + 1))
+    return Page(window, edges[:limit], edges[limit] if len(edges) > limit else None)
+
+
+def _paged(cursors: Cursors, cursor: str | None, window: Window, zone: str, limit: int) -> tuple[Page, bool]:
+    """The page that the cursor leads to, and whether it is the first."""
+    if cursor is None:
+        return page_of(window, limit), True
+    where = cursors.decode(OPERATION, cursor)
+    if isinstance(where, PageNumber):
+        skip = where.offset(limit)
+        if skip > FARTHEST:
+            raise InvalidRequest("cursor: so far ahead only the cursors of this list lead")
+        return page_of(window, limit, skip=skip), skip == 0
+    key: tuple[Any, ...] = where.key
+    start, end, timeframe, name, after = key
+    if name != zone:
+        raise InvalidRequest("cursor: belongs to a list with another timezone")
+    return page_of(Window(start, end, timeframe, window.zone), limit, after), False
+
+
+def router(parts: PlatformParts) -> APIRouter:
+    """`GET /serverless/analytics`."""
+    routes = APIRouter(tags=["Analytics"])
+    reader = Reader(parts.telemetry, parts.settings.analytics_exact_rows)
+    most = parts.settings.analytics_buckets
+
+    @routes.get(
+        "/serverless/analytics",
+        operation_id="serverlessGetAnalytics",
+        summary="Metrics of endpoints over time",
+        response_model=AnalyticsReply,
+        responses=failures(400, 403, 404, 503),
+    )
+    async def analytics(
+        caller: ApiCaller,
+        endpoint_id: Annotated[
+            list[str],
+            Query(description="Endpoints to look at. A bare `owner/name` takes in all of the app's routes."),
+            CommaList(),
+        ],
+        limit: Annotated[
+            int | None,
+            Query(ge=1, description="Most buckets of a page; most endpoints when only `summary` is asked for."),
+        ] = None,
+        cursor: Cursor = None,
+        start: Start = None,
+        end: End = None,
+        timezone: Zone = "UTC",
+        timeframe: Frame = None,
+        bound_to_timeframe: Bound = "true",
+        expand: Annotated[
+            list[str],
+            Query(description="`time_series`, `summary` or both, and the metrics to give."),
+            CommaList(("time_series", "summary", *sql.METRICS)),
+        ] = ["time_series", "request_count"],  # noqa: B006 (FastAPI copies defaults)
+    ) -> Response:
+        """Metrics of all requests to your endpoints, from all callers."""
+        metrics = wanted(expand)
+        chosen = endpoints(caller.owner, own_endpoints(caller, endpoint_id))
+        window = bucket_window(start, end, timezone, timeframe, bound_to_timeframe, now=parts.clock())
+        size = min(limit or most, most)
+        await parts.telemetry.barrier()
+        if "time_series" not in expand:
+            return _reply(await _summary_page(parts.cursors, reader, chosen, window, metrics, size, cursor))
+        page, first = _paged(parts.cursors, cursor, window, timezone, size)
+        records = await reader.read(chosen, page.span, metrics) if page.edges else {}
+        body: dict[str, Any] = {
+            "time_series": [
+                {"bucket": label(edge, window.zone), "results": records.get(edge, [])} for edge in page.edges
+            ]
+        }
+        if "summary" in expand:
+            body["summary"] = await _summary(reader, chosen, page.window, metrics) if first else []
+        key = (page.window.start, page.window.end, page.window.timeframe, timezone, page.following)
+        body["next_cursor"] = None if page.following is None else parts.cursors.encode(OPERATION, key)
+        return _reply(body)
+
+    return routes
+
+
+async def _summary(reader: Reader, chosen: Endpoints, window: Window, metrics: Wanted) -> list[dict[str, Any]]:
+    return (await reader.read(chosen, sql.Span(window.start, window.end), metrics)).get(0, [])
+
+
+async def _summary_page(
+    cursors: Cursors,
+    reader: Reader,
+    chosen: Endpoints,
+    window: Window,
+    metrics: Wanted,
+    limit: int,
+    cursor: str | None,
+) -> dict[str, Any]:
+    """A page of endpoints, when no time series is asked for."""
+    operation = f"{OPERATION}.summary"
+    after, skip = "", 0
+    if cursor is not None:
+        where = cursors.decode(operation, cursor)
+        if isinstance(where, PageNumber):
+            skip = where.offset(limit)
+        else:
+            key: tuple[Any, ...] = where.key
+            start, end, after = key
+            window = Window(start, end, window.timeframe, window.zone)
+    records = [one for one in await _summary(reader, chosen, window, metrics) if one["endpoint_id"] > after][skip:]
+    body: dict[str, Any] = {"summary": records[:limit], "next_cursor": None}
+    if len(records) > limit:
+        key = (window.start, window.end, records[limit - 1]["endpoint_id"])
+        body["next_cursor"] = cursors.encode(operation, key)
+    return body
+
+
+def _reply(body: dict[str, Any]) -> Response:
+    body["has_more"] = body["next_cursor"] is not None
+    return Response(msgspec.json.encode(body), media_type="application/json")

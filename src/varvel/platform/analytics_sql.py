@@ -1,0 +1,160 @@
+"""Statements behind analytics: the same metrics from the rows themselves, or from hourly rollups.
+
+Rows give exact percentiles. Rollups keep one sketch (`quantilesBFloat16`) for each whole UTC hour and endpoint; a
+bucket is then the merged sketches of its whole hours, plus sketches made on the fly from the rows of hours that a
+bucket's edge cuts in two, as days in Kathmandu do. Counts and sums are exact either way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from varvel.platform.requests_sql import HOUR, Endpoints
+
+COUNTS = {
+    "request_count": "count()",
+    "success_count": "countIf(status = 'success')",
+    "user_error_count": "countIf(status = 'user_error')",
+    "error_count": "countIf(status = 'error')",
+    "startup_error_count": "countIf(error_group = 'startup')",
+    "connection_error_count": "countIf(error_group = 'connection')",
+    "timeout_error_count": "countIf(error_group = 'timeout')",
+    "runtime_error_count": "countIf(error_group = 'runtime')",
+    "cold_boot_count": "countIf(cold_boot > 1)",
+}
+"""Metric (and column of the rollup) -> expression over rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """Percentiles of one column. `levels` are those that the rollup's column was declared with."""
+
+    levels: tuple[int, ...]
+    suffix: str
+    arguments: str
+
+    @property
+    def fractions(self) -> str:
+        """As ClickHouse wants them: `0.25, 0.5`."""
+        return ", ".join(f"{level / 100:g}" for level in self.levels)
+
+
+FAMILIES = {
+    "duration": Family((25, 50, 75, 90, 95, 99), "", "requests.duration"),
+    "prepare_duration": Family((50, 75, 90, 95, 99), "", "requests.prepare_duration"),
+    "cold_boot_duration": Family((50, 75, 90), "If", "requests.cold_boot, requests.cold_boot > 1"),
+}
+PERCENTILES = {
+    f"p{level}_{name}": (name, index) for name, family in FAMILIES.items() for index, level in enumerate(family.levels)
+}
+"""Metric -> its family and its place in the family's result."""
+BILLED = "total_billable_duration"
+METRICS = (*COUNTS, *PERCENTILES, BILLED)
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A range of microseconds, cut at `edges` (seconds, ascending) into buckets; no edges means one bucket."""
+
+    start: int
+    end: int
+    edges: tuple[int, ...] = ()
+
+    def bucket(self, column: str) -> tuple[str, dict[str, Any]]:
+        """SQL expression of the edge, in seconds, of the bucket in which a time column lies."""
+        if not self.edges:
+            return "0", {}
+        seconds = f"intDiv({column}, 1000000)"
+        steps = {later - edge for edge, later in zip(self.edges, self.edges[1:], strict=False)}
+        if len(steps) > 1:
+            return f"roundDown({seconds}, {{edges:Array(Int64)}})", {"edges": list(self.edges)}
+        params = {"origin": self.edges[0], "step": steps.pop() if steps else max(self.end - self.start, 1)}
+        return "{origin:Int64} + intDiv(" + seconds + " - {origin:Int64}, {step:Int64}) * {step:Int64}", params
+
+    def cut_hours(self) -> list[int]:
+        """The hours (first microsecond) that are not whole inside one bucket."""
+        borders = {self.start, self.end, *(edge * 1_000_000 for edge in self.edges[1:])}
+        return sorted({border // HOUR * HOUR for border in borders if border % HOUR})
+
+    def has_whole_hours(self) -> bool:
+        """Whether rollups can give any part of the answer."""
+        hours = -(-self.end // HOUR) - self.start // HOUR
+        return hours > len(self.cut_hours())
+
+
+def _range(column: str, chosen: Endpoints, span: Span) -> tuple[str, dict[str, Any]]:
+    condition, params = chosen.condition()
+    return f"{condition} AND {column} >= {{start:Int64}} AND {column} < {{end:Int64}}", params | {
+        "start": span.start,
+        "end": span.end,
+    }
+
+
+def volume(chosen: Endpoints, span: Span) -> tuple[str, dict[str, Any]]:
+    """About how many rows an exact answer would read (whole hours on both sides)."""
+    whole = Span(span.start // HOUR * HOUR, span.end)
+    where, params = _range("hour", chosen, whole)
+    return f"SELECT sum(request_count) AS requests FROM requests_hourly WHERE {where}", params  # noqa: S608
+
+
+def from_rows(
+    chosen: Endpoints, span: Span, counts: Iterable[str], families: Iterable[str]
+) -> tuple[str, dict[str, Any]]:
+    """Counts, and exact percentiles as arrays, for each endpoint and bucket."""
+    bucket, cut = span.bucket("ended_at")
+    where, params = _range("ended_at", chosen, span)
+    columns = [f"{COUNTS[name]} AS {name}" for name in counts]
+    columns += [_quantiles("Exact", name, FAMILIES[name]) for name in families]
+    return _grouped(bucket, columns, "requests", where), params | cut
+
+
+def from_rollups(
+    chosen: Endpoints, span: Span, counts: Sequence[str], families: Sequence[str]
+) -> tuple[str, dict[str, Any]]:
+    """The same from rollups, and from the rows of hours that an edge cuts."""
+    bucket, cut = span.bucket("hour")
+    where, params = _range("hour", chosen, span)
+    hours = span.cut_hours()
+    states = ", ".join(["endpoint_id", f"{bucket} AS bucket", *counts, *families])
+    source = f"SELECT {states} FROM requests_hourly WHERE {where} AND hour NOT IN {{cut_hours:Array(Int64)}}"  # noqa: S608
+    if hours:
+        row_bucket, _ = span.bucket("ended_at")
+        row_where, _ = _range("ended_at", chosen, span)
+        columns = [f"{COUNTS[name]} AS {name}" for name in counts]
+        columns += [_quantiles("BFloat16State", name, FAMILIES[name]) for name in families]
+        condition = f"{row_where} AND intDiv(ended_at, {HOUR}) * {HOUR} IN {{cut_hours:Array(Int64)}}"
+        source += f" UNION ALL {_grouped(row_bucket, columns, 'requests', condition)}"
+    merged = [f"sum(part.{name}) AS {name}" for name in counts]
+    merged += [f"quantilesBFloat16Merge({FAMILIES[name].fractions})(part.{name}) AS {name}" for name in families]
+    statement = (
+        f"SELECT {', '.join(['endpoint_id', 'bucket', *merged])} FROM ({source}) AS part GROUP BY endpoint_id, bucket"  # noqa: S608, E501
+    )
+    return statement, params | cut | {"cut_hours": hours}
+
+
+def billed(chosen: Endpoints, span: Span) -> tuple[str, dict[str, Any]]:
+    """Seconds billed, for each endpoint and bucket: whole hours from the rollup, the rest from billing events."""
+    bucket, cut = span.bucket("hour")
+    where, params = _range("hour", chosen, span)
+    row_bucket, _ = span.bucket("ended_at")
+    row_where, _ = _range("ended_at", chosen, span)
+    statement = f"""
+        SELECT endpoint_id, bucket, sum(part.billable_duration) AS {BILLED} FROM (
+            SELECT endpoint_id, {bucket} AS bucket, billable_duration FROM billing_hourly
+            WHERE {where} AND hour NOT IN {{cut_hours:Array(Int64)}}
+            UNION ALL
+            SELECT endpoint_id, {row_bucket} AS bucket, billable_duration FROM billing
+            WHERE {row_where} AND intDiv(ended_at, {HOUR}) * {HOUR} IN {{cut_hours:Array(Int64)}}
+        ) AS part GROUP BY endpoint_id, bucket"""  # noqa: S608
+    return statement, params | cut | {"cut_hours": span.cut_hours()}
+
+
+def _quantiles(kind: str, name: str, family: Family) -> str:
+    return f"quantiles{kind}{family.suffix}({family.fractions})({family.arguments}) AS {name}"
+
+
+def _grouped(bucket: str, columns: Sequence[str], table: str, where: str) -> str:
+    chosen = ", ".join(["endpoint_id", f"{bucket} AS bucket", *columns])
+    return f"SELECT {chosen} FROM {table} WHERE {where} GROUP BY endpoint_id, bucket"  # noqa: S608
