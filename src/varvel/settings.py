@@ -40,6 +40,7 @@ class Settings:
     max_body: int = _setting(100 * 1024 * 1024, "Largest request body.")
     buffer_body: int = _setting(1024 * 1024, "Bodies up to this size are held in memory; larger ones stream or spill.")
     max_headers: int = _setting(16 * 1024, "Largest set of response headers that an app may answer.")
+    max_request_headers: int = _setting(64 * 1024, "Largest set of headers that a request may have.")
     result_ttl: float = _setting(3600.0, "How long a queue result can be fetched after completion.")
     large_result: int = _setting(10 * 1024, "Results of this size or more go earlier, unless payloads are kept.")
     large_result_ttl: float = _setting(360.0, "How long a large result can be fetched after completion.")
@@ -81,6 +82,9 @@ class Settings:
         1_000_000, "Percentiles are exact up to so many requests in a reply; beyond it within 0.8 %."
     )
     analytics_buckets: int = _setting(2_000, "Most time buckets in one reply of analytics or usage.")
+    telemetry_flush: float = _setting(0.2, "Longest that a record or log line waits before it is sent to the store.")
+    telemetry_batch: int = _setting(25_000, "Most records in one insert into the store.")
+    tail_lines: int = _setting(20_000, "Log lines of running and just ended requests that are held in memory.")
     log_spool: int = _setting(512 * 1024 * 1024, "Most bytes of log lines kept on disk while the store is down.")
     requests_days: int = _setting(400, "How many days request records and billing events are kept.")
     logs_days: int = _setting(30, "How many days log lines are kept.")

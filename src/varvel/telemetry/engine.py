@@ -49,6 +49,8 @@ _RESERVED = frozenset(
     | {"client_protocol_version", "send_progress_in_http_headers", "http_headers_progress_interval_ms"}
 )
 _FORMAT = re.compile(rb"\bformat\s+(\w+)\s*;?\s*$", re.IGNORECASE)
+_READS = re.compile(rb"\s*(select|with)\b", re.IGNORECASE)
+_KILLS = re.compile(rb"\s*kill\b", re.IGNORECASE)
 _QUERY_ID = re.compile(rb"\bquery_id\b")
 
 
@@ -137,7 +139,11 @@ class Exchange(asyncio.Protocol):
     async def _query(self, given: dict[str, str], body: bytes) -> None:
         ended: asyncio.Future[bytes | QueryFailed] = self._loop.create_future()
         streaming = StreamedAnswer(self)
-        query = query_of(given, body, streaming.from_thread, lambda end: self._end(ended, query, end))
+
+        def finished(end: bytes | QueryFailed) -> None:
+            self._end(ended, query, end)
+
+        query = query_of(given, body, streaming.from_thread, finished)
         headers = {"X-ClickHouse-Query-Id": query.query_id, "X-ClickHouse-Format": query.format}
         streaming.headers = headers
         self._running = query
@@ -187,7 +193,10 @@ class Exchange(asyncio.Protocol):
 
 
 class StreamedAnswer:
-    """The pieces of a streamed result as HTTP chunks; the head goes out with the first, so early errors have a status."""
+    """The pieces of a streamed result as HTTP chunks.
+
+    The head goes out with the first piece, so that an error before it has a status.
+    """
 
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
@@ -212,9 +221,9 @@ def query_of(given: Mapping[str, str], body: bytes, chunk: Any, finished: Any) -
     sql = b"\n".join(part for part in (given.get("query", "").encode(), body) if part)
     named = _FORMAT.search(sql[-200:])
     settings = {k: v for k, v in given.items() if k not in _RESERVED and not k.startswith("param_")}
-    if re.match(rb"\s*kill\b", sql, re.IGNORECASE):
+    if _KILLS.match(sql):
         sql = _QUERY_ID.sub(b"Settings['log_comment']", sql)
-    streamed = given.get("wait_end_of_query") != "1" and re.match(rb"\s*(select|with)\b", sql, re.IGNORECASE) is not None
+    streamed = given.get("wait_end_of_query") != "1" and _READS.match(sql) is not None
     if streamed and named:
         sql = sql[: -len(named[0])]
     return Query(
@@ -233,15 +242,26 @@ async def kill_until_finished(workers: Workers, query: Query, running: Any) -> N
     """Stop a query; again and again, since one that is only being parsed cannot be found yet."""
     while running():
         sql = f"KILL QUERY WHERE Settings['log_comment'] = {quote(query.query_id)} ASYNC"
-        workers.submit(
-            Query(sql=sql.encode(), format="Null", params={}, settings={}, query_id=str(uuid.uuid4()), streamed=False,
-                  chunk=_nothing, finished=_nothing)
-        )
+        workers.submit(order(sql))
         await asyncio.sleep(0.05)
 
 
+def order(sql: str) -> Query:
+    """A statement of the engine's own, whose end nobody waits for."""
+    return Query(
+        sql=sql.encode(),
+        format="Null",
+        params={},
+        settings={},
+        query_id=str(uuid.uuid4()),
+        streamed=False,
+        chunk=_nothing,
+        finished=_nothing,
+    )
+
+
 def _nothing(_: object) -> None:
-    """For queries whose end nobody waits for."""
+    pass
 
 
 def lock(path: Path, deadline: float) -> int:
@@ -272,7 +292,6 @@ async def serve(workers: Workers, socket: Path) -> None:
 
     loop.add_reader(0, parent)
     server = await loop.create_unix_server(lambda: Exchange(workers), str(socket))
-    socket.chmod(0o600)
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     await stop.wait()
@@ -291,6 +310,7 @@ def main() -> None:
     scratch.mkdir(exist_ok=True, mode=0o700)
     held = lock(given.data.with_name(given.data.name + ".lock"), time.monotonic() + LOCK_WAIT)
     given.socket.unlink(missing_ok=True)
+    os.umask(0o077)  # the socket and the store's files are for this user alone
     session = {
         "max_threads": "2",
         "max_insert_threads": "1",
@@ -308,10 +328,7 @@ def main() -> None:
 
 def stop_all(workers: Workers) -> bool:
     """Cancel what runs and join the threads."""
-    workers.submit(
-        Query(sql=b"KILL QUERY WHERE 1 ASYNC", format="Null", params={}, settings={}, query_id="stop", streamed=False,
-              chunk=_nothing, finished=_nothing)
-    )
+    workers.submit(order("KILL QUERY WHERE 1 ASYNC"))
     return workers.close(CLOSE_WAIT)
 
 

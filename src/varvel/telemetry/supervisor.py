@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import structlog
 
-from varvel.errors import TelemetryUnavailable
+from varvel.errors import TelemetryUnavailable, VarvelError
 from varvel.telemetry.client import StoreClient
 
 log = structlog.get_logger(__name__)
@@ -21,7 +21,7 @@ LONGEST_PAUSE = 5.0
 
 
 class Supervisor:
-    """Owner of the engine's process. `up` is called each time that it is ready, `down` each time that it went."""
+    """Owner of the engine's process. `up` is awaited each time that it answers, `down` called when it went."""
 
     def __init__(
         self,
@@ -30,7 +30,7 @@ class Supervisor:
         socket: Path,
         memory: int,
         client: StoreClient,
-        up: Callable[[], None],
+        up: Callable[[], Awaitable[None]],
         down: Callable[[], None],
     ) -> None:
         self._arguments = ["--data", str(folder), "--socket", str(socket), "--memory", str(memory)]
@@ -79,7 +79,11 @@ class Supervisor:
         if line != b"ready\n":
             await _end(process, 1.0)
             raise TelemetryUnavailable("The telemetry store did not start; its messages are on stderr.")
-        self._up()
+        try:
+            await self._up()
+        except VarvelError as problem:
+            await _end(process, 1.0)
+            raise TelemetryUnavailable(f"The telemetry store cannot be prepared: {problem.message}") from problem
 
     async def _keep(self) -> None:
         pause = 0.1

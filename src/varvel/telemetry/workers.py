@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from chdb import _chdb
+import chdb
 
 Lane = Literal["read", "stream", "write", "control"]
 THREADS: Mapping[Lane, int] = {"read": 4, "stream": 2, "write": 3, "control": 1}
@@ -23,7 +23,9 @@ WHOLE_FORMATS = frozenset({"parquet", "arrow", "orc"})
 """Formats whose end points back at their beginning: chDB's chunks of them are no valid file."""
 CHUNK = 1024 * 1024
 _KILL = re.compile(rb"\s*kill\s+query\b", re.IGNORECASE)
-_WRITE = re.compile(rb"\s*(insert|alter|create|drop|truncate|optimize|system|rename|exchange|delete|update)\b", re.IGNORECASE)
+_WRITE = re.compile(
+    rb"\s*(insert|alter|create|drop|truncate|optimize|system|rename|exchange|delete|update)\b", re.IGNORECASE
+)
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _CODE = re.compile(r"Code: (\d+)\.")
 
@@ -64,7 +66,7 @@ class Query:
     streamed: bool
     finished: Callable[[bytes | QueryFailed], None]
     chunk: Callable[[bytes], None]
-    """Called from the worker for each piece of a streamed result; waits until there is room, raises when nobody reads."""
+    """Called from the worker for each piece of a streamed result; waits for room, raises when nobody reads."""
     cancelled: threading.Event = field(default_factory=threading.Event)
 
     @property
@@ -75,6 +77,10 @@ class Query:
         if _WRITE.match(self.sql):
             return "write"
         return "stream" if self.streamed else "read"
+
+
+def _connect_to(dsn: str) -> Any:
+    return chdb._chdb.connect(dsn)
 
 
 def quote(text: str) -> str:
@@ -89,7 +95,7 @@ class Workers:
         self._dsn = f"{folder}?" + "&".join(f"{name}={value}" for name, value in server.items())
         self._scratch = scratch
         self._session = session
-        self._first = _chdb.connect(self._dsn)  # keeps the store open while the threads come and go
+        self._first = _connect_to(self._dsn)  # keeps the store open while the threads come and go
         self._queues: dict[Lane, queue.SimpleQueue[Query | None]] = {lane: queue.SimpleQueue() for lane in THREADS}
         self._threads = [
             threading.Thread(target=self._work, args=(self._queues[lane],), name=f"{lane}-{number}", daemon=True)
@@ -130,7 +136,7 @@ class Workers:
             connection.close()
 
     def _connect(self) -> Any:
-        connection = _chdb.connect(self._dsn)
+        connection = _connect_to(self._dsn)
         connection.query("SET " + ", ".join(f"{name} = {quote(value)}" for name, value in self._session.items()))
         return connection
 
