@@ -1,1 +1,1 @@
-"""Rules of order, claims, retries and timeouts; the store of what waits; the scheduler that runs it."""
+"""Queued requests: their order, when they run, how they are tried again, and the one end that each reaches."""

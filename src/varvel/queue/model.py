@@ -82,6 +82,18 @@ class Outcome:
     """Time (microseconds) of the last log line taken when it ended."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobStatus:
+    """Where a job is at one moment."""
+
+    job: Job
+    state: JobState
+    position: int | None = None
+    """How many wait before it, while it is QUEUED."""
+    outcome: Outcome | None = None
+    """When it is DONE."""
+
+
 @dataclass(slots=True, kw_only=True)
 class AttemptResult:
     """One attempt: its would-be outcome, and what the retry rules need to know."""

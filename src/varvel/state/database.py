@@ -159,7 +159,10 @@ class Database:
         self._local.connection = connection
 
     def _read(self, work: Work[T]) -> T:
-        return work(self._local.connection)
+        try:
+            return work(self._local.connection)
+        except sqlite3.Error as problem:
+            raise as_varvel_error(problem) from None
 
     # Writer thread
 

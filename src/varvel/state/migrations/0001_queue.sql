@@ -11,7 +11,8 @@ CREATE TABLE queue_jobs (
     attempts INTEGER NOT NULL DEFAULT 0,
     started_at REAL NOT NULL DEFAULT 0,
     retries TEXT NOT NULL DEFAULT '{}',
-    cancel INTEGER NOT NULL DEFAULT 0 -- asked to cancel while it ran
+    cancel INTEGER NOT NULL DEFAULT 0, -- asked to cancel while it ran
+    body_file TEXT                    -- name in the spill folder of a body too large for queue_bodies
 );
 
 -- What a job carries, read when it is dispatched.
@@ -26,6 +27,7 @@ CREATE TABLE queue_bodies (
 CREATE TABLE queue_results (
     place INTEGER PRIMARY KEY,
     request_id TEXT NOT NULL UNIQUE,
+    body_file TEXT,
     job BLOB NOT NULL,
     outcome BLOB NOT NULL,
     body BLOB NOT NULL
