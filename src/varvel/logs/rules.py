@@ -20,18 +20,7 @@ Condition = Literal["equals", "in", "not_equals", "not_in"]
 SOURCES = ("grpc-run", "grpc-register", "gateway", "cron")
 """Run sources: an ephemeral run, a build or deploy, a deployed app, a schedule."""
 
-_SOURCE_LABELS = {"gateway": "gateway", "grpc-register": "deploy", "grpc-run": "run", "cron": "cron"}
 _LEVEL_NAMES = {"warn": "warning", "critical": "error", "fatal": "error"}
-_COLUMNS = {
-    "fal_app_name": "app",
-    "fal_app_id": "revision",
-    "fal_request_id": "request_id",
-    "fal_job_id": "job_id",
-    "fal_endpoint": "endpoint",
-    "fal_source": "source",
-}
-"""Labels that are columns of their own in the store."""
-
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _WORDS = re.compile(r"[A-Za-z0-9]+(?: [A-Za-z0-9]+)*", re.ASCII)
 _TOKEN = re.compile(r"[A-Za-z0-9\x80-\U0010ffff]+")
@@ -107,7 +96,7 @@ class LogQuery:
             and (self.level is None or row.level in levels_from(self.level))
             and (not self.search or _found(self.search, row.message))
             and (self.tracebacks or not any(mark in row.message for mark in _TRACEBACKS))
-            and all((label(row, test.key) in test.values) != test.negated for test in self.labels)
+            and all((row.labels.get(test.key, "") in test.values) != test.negated for test in self.labels)
         )
 
 
@@ -132,29 +121,18 @@ def label_test(key: str, value: str | list[str], condition: Condition) -> LabelT
     values = frozenset([value] if isinstance(value, str) else value)
     if not 1 <= len(values) <= 50:
         raise InvalidRequest(f"body: label {key[:60]!r} takes 1 to 50 values, not {len(values)}")
-    if key == "fal_source":
-        names = {label: source for source, label in _SOURCE_LABELS.items()}
-        values = frozenset(names.get(value, value) for value in values)
     return LabelTest(key, values, condition in ("not_equals", "not_in"))
-
-
-def label(row: LogRow, key: str) -> str:
-    """A label as conditions see it; `fal_source` is the run source."""
-    column = _COLUMNS.get(key)
-    return str(getattr(row, column)) if column else row.labels.get(key, "")
 
 
 def item(row: LogRow) -> dict[str, Any]:
     """A line as the Platform API shows it. Its `timestamp` is unique, and serves as cursor and event id."""
-    known = {key: str(getattr(row, column)) for key, column in _COLUMNS.items()}
-    known["fal_source"] = _SOURCE_LABELS.get(row.source, row.source)
     return {
         "timestamp": iso_micros(row.ts),
         "level": row.level,
         "message": row.message,
         "app": row.app,
         "revision": row.revision,
-        "labels": {**row.labels, **{key: value for key, value in known.items() if value}},
+        "labels": row.labels,
     }
 
 
@@ -207,8 +185,6 @@ def _label_sql(test: LabelTest, number: int, params: dict[str, Any]) -> list[str
     key, values = f"key_{number}", f"values_{number}"
     params[values] = sorted(test.values)
     negation = "NOT " if test.negated else ""
-    if column := _COLUMNS.get(test.key):
-        return [f"{negation}{column} IN {{{values}:Array(String)}}"]
     params[key] = test.key
     terms = [f"{negation}labels[{{{key}:String}}] IN {{{values}:Array(String)}}"]
     if not test.negated and "" not in test.values:

@@ -9,6 +9,7 @@ connection broke or the server was started anew.
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -25,10 +26,28 @@ FOREVER = 2**62
 _encode = msgspec.json.encode
 
 
-def line_event(row: LogRow) -> bytes:
-    """An event whose data is the line as the history shows it; its id is the line's timestamp."""
-    shown = item(row)
-    return b"id: %b\ndata: %b\n\n" % (shown["timestamp"].encode(), _encode(shown))
+class LineEvents:
+    """Lines as events: the data is the line as the history shows it, the id its timestamp.
+
+    The last ones are remembered, for many readers may follow the same lines.
+    """
+
+    def __init__(self, remembered: int = 1000) -> None:
+        self._made: OrderedDict[int, bytes] = OrderedDict()
+        self._remembered = remembered
+
+    def live(self, row: LogRow) -> bytes:
+        """The event of a line that others may be about to ask for, too."""
+        if (made := self._made.get(row.ts)) is None:
+            made = self._made[row.ts] = self.make(row)
+            if len(self._made) > self._remembered:
+                self._made.popitem(last=False)
+        return made
+
+    def make(self, row: LogRow) -> bytes:
+        """The event of a line."""
+        shown = item(row)
+        return b"id: %b\ndata: %b\n\n" % (shown["timestamp"].encode(), _encode(shown))
 
 
 def event(name: str, data: dict[str, Any]) -> bytes:
@@ -48,6 +67,7 @@ class LogStream:
         self,
         telemetry: Telemetry,
         query: LogQuery,
+        lines: LineEvents,
         *,
         after: int | None,
         until: int = FOREVER,
@@ -57,12 +77,13 @@ class LogStream:
     ) -> None:
         self._telemetry = telemetry
         self._query = query
+        self._lines = lines
         self._after = after
         self._until = until
         self._heartbeat = heartbeat
         self._clock = clock
-        self._subscription: Subscription = telemetry.tail.subscribe(query.matches, buffer)
-        self._fence = telemetry.tail.last_ts
+        self._subscription: Subscription = telemetry.tail(query.matches, buffer, apps=query.apps or None)
+        self._fence = telemetry.last_ts
 
     async def open(self) -> None:
         """Make sure that what the stream begins with is in the store. Raises `TelemetryUnavailable`."""
@@ -82,11 +103,10 @@ class LogStream:
         """The stream, to be closed by whoever reads it."""
         yield comment("varvel")
         if self._after is not None:
+            end = min(self._fence + 1, self._until)
             try:
-                async for row in oldest_first(
-                    self._telemetry, self._query, self._after + 1, min(self._fence + 1, self._until)
-                ):
-                    yield line_event(row)
+                async for row in oldest_first(self._telemetry, self._query, self._after + 1, end):
+                    yield self._lines.make(row)
             except VarvelError as problem:
                 yield event("error", {"type": problem.platform_type, "message": problem.message})
                 return
@@ -94,21 +114,27 @@ class LogStream:
             yield piece
 
     async def _live(self) -> AsyncIterator[bytes]:
-        while (found := await self._next()) is not None:
-            if isinstance(found, bytes):
-                yield found
-            elif isinstance(found, Dropped):
-                yield event("dropped", {"count": found.count})
-            elif found.ts >= self._until:
+        while True:
+            found = await self._next()
+            if not found and self._clock() * 1e6 >= self._until:
                 return
-            elif found.ts > self._fence:
-                yield line_event(found)
+            if piece := b"".join(self._piece(each) for each in found):
+                yield piece
+            elif not found:
+                yield comment("heartbeat")
+            if any(isinstance(each, LogRow) and each.ts >= self._until for each in found):
+                return
 
-    async def _next(self) -> LogRow | Dropped | bytes | None:
-        """A line or a loss, a comment when nothing came for long, or None at the end."""
+    def _piece(self, found: LogRow | Dropped) -> bytes:
+        if isinstance(found, Dropped):
+            return event("dropped", {"count": found.count})
+        return self._lines.live(found) if self._fence < found.ts < self._until else b""
+
+    async def _next(self) -> list[LogRow | Dropped]:
+        """All that has come; nothing when nothing came until a comment is due, or the end."""
         left = self._until / 1e6 - self._clock()
         try:
             async with asyncio.timeout(max(0.0, min(self._heartbeat, left))):
-                return await anext(self._subscription, None)
+                return [await anext(self._subscription), *self._subscription.ready()]
         except TimeoutError:
-            return None if left <= self._heartbeat else comment("heartbeat")
+            return self._subscription.ready()

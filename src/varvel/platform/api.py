@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 
 import varvel
 from varvel.errors import InvalidRequest, VarvelError, platform_error
+from varvel.platform import apps, drains, export, logs, metrics
 from varvel.platform.edge import Edge
 from varvel.platform.parts import PlatformParts
 
@@ -47,7 +48,7 @@ def build(parts: PlatformParts) -> FastAPI:
 
 
 def _sections(parts: PlatformParts) -> list[Any]:
-    return []
+    return [section.router(parts) for section in (logs, metrics, apps, export, drains)]
 
 
 def describe(app: FastAPI, public_url: str = "") -> dict[str, Any]:

@@ -17,7 +17,7 @@ from varvel.errors import InvalidRequest
 from varvel.ids import iso_micros
 from varvel.logs import pages as log_pages
 from varvel.logs.rules import SOURCES, Condition, LogQuery, item, label_test, level_name, micros
-from varvel.logs.stream import FOREVER, LogStream
+from varvel.logs.stream import FOREVER, LineEvents, LogStream
 from varvel.platform.access import api_caller, require_owner
 from varvel.platform.envelope import Reply, failures
 from varvel.platform.parameters import CommaList, End, Flag, Start, endpoint_parts, time_range
@@ -150,6 +150,7 @@ class _Events(StreamingResponse):
 def router(parts: PlatformParts) -> APIRouter:
     """The operations of this section."""
     section = APIRouter(tags=["Serverless"])
+    lines = LineEvents()
 
     @section.post(
         "/serverless/logs/history",
@@ -177,7 +178,7 @@ def router(parts: PlatformParts) -> APIRouter:
             until = min(until, micros(cursor, "cursor"))
         if until > (now - _FRESH) * 1e6:
             await parts.telemetry.barrier()
-        newest = min(until, max(round(now * 1e6), parts.telemetry.tail.last_ts) + 1)
+        newest = min(until, max(round(now * 1e6), parts.telemetry.last_ts) + 1)
         rows = await log_pages.newest_first(parts.telemetry, filters.query, span.start_us, newest, limit + 1)
         more = len(rows) > limit
         page = {
@@ -215,6 +216,7 @@ def router(parts: PlatformParts) -> APIRouter:
         stream = LogStream(
             parts.telemetry,
             filters.query,
+            lines,
             after=max(begin, default=None),
             until=FOREVER if filters.end is None else span.end_us,
             heartbeat=parts.settings.log_heartbeat,

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from varvel.state.database import Database
     from varvel.state.ledger import Ledger
     from varvel.telemetry.service import Telemetry
+    from varvel.telemetry_export.drains import LogDrains
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +44,7 @@ class PlatformParts:
     files: FileStore
     machines: Callable[[str], MachineType]
     database: Database
+    drains: LogDrains | None = None
     clock: Callable[[], float] = ids.now
     """Wall seconds; tests pass their own."""
 

@@ -67,6 +67,11 @@ class Logs:
         self._stopping = False
         self._query_id = f"varvel-logs-{uuid.uuid4()}"
 
+    @property
+    def last_ts(self) -> int:
+        """The time given to the newest line; every later line gets a greater one."""
+        return self._last
+
     def floor(self, ts: int) -> None:
         """Give out only times after `ts`: the newest that the store has."""
         self._last = max(self._last, ts)

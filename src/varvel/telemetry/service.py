@@ -95,6 +95,11 @@ class Telemetry:
         """Whether the store answers."""
         return self._up.is_set()
 
+    @property
+    def last_ts(self) -> int:
+        """`ts` of the newest log line taken, by this process or an earlier one; every later line has a greater one."""
+        return self.logs.last_ts
+
     async def start(self) -> None:
         """Return when the embedded store answers (about a second). A remote one may come later.
 
