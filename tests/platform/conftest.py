@@ -22,7 +22,7 @@ from fastapi import FastAPI
 from varvel import ids
 from varvel.auth.keys import KeyStore
 from varvel.billing.machines import machine_types
-from varvel.platform.api import build
+from varvel.platform import analytics, api, requests
 from varvel.platform.parts import PlatformParts
 from varvel.settings import Settings
 from varvel.state.database import Database
@@ -64,8 +64,11 @@ def engine_socket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture
 async def store(engine_socket: Path) -> AsyncIterator[Store]:
     client = Store(engine_socket)
-    for statement in statements():
-        await client.execute(statement)
+    prepared = engine_socket.with_name("prepared")
+    if not prepared.exists():
+        for statement in statements():
+            await client.execute(statement)
+        prepared.touch()
     yield client
     await client.close()
 
@@ -98,7 +101,7 @@ class Served:
 
 
 @pytest.fixture
-async def served(store: Store, tmp_path: Path) -> AsyncIterator[Served]:
+async def served(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Served]:
     async with AsyncExitStack() as stack:
         database = Database.open(tmp_path / "state.db")
         stack.push_async_callback(database.close)
@@ -121,7 +124,9 @@ async def served(store: Store, tmp_path: Path) -> AsyncIterator[Served]:
             database=database,
             clock=lambda: at[0],
         )
-        app = build(parts)
+        # Only the sections that need nothing but a store: the others have tests of their own.
+        monkeypatch.setattr(api, "_sections", lambda parts: [part.router(parts) for part in (analytics, requests)])
+        app = api.build(parts)
 
         def client(key: str) -> httpx.AsyncClient:
             made = httpx.AsyncClient(
