@@ -46,6 +46,10 @@ class Starter(Protocol):
         """Another revision serves `app` now: drain the runners of others."""
         ...
 
+    def scaled(self, app: AppId) -> None:
+        """The scaling of `app` was changed."""
+        ...
+
     def removed(self, app: AppId) -> None:
         """`app` is gone: end its runners."""
         ...
@@ -149,6 +153,7 @@ class Deployer:
         async with self._locks[app]:
             before = self._catalog.get(app)
             after = await self._catalog.tune(app, changes, auth_mode=auth_mode, at=self._clock())
+        self._pool.scaled(app)
         self._config_changed(before, after, by)
         return after
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from varvel.settings import Settings
 
 OPEN = frozenset({"/v1/meta", "/openapi.json"})
-UPLOADS = "/v1/serverless/files/file/"
+UPLOADS = ("/v1/serverless/files/file/", "/control/deploy")
 """Paths whose bodies go to disk as they come and have a limit of their own."""
 _log = structlog.get_logger("varvel.platform")
 
