@@ -57,6 +57,9 @@ class Settings:
     checksum_wait: float = _setting(20.0, "How long a listing waits for checksums of files that apps wrote.")
     checksum_entries: int = _setting(500_000, "How many files' checksums are held in memory.")
     part_ttl: float = _setting(7 * 86_400.0, "How long the parts of an unfinished multipart upload are kept.")
+    webhook_ip_ranges: str = _setting(
+        "127.0.0.1/32", "CIDR ranges, comma-separated, from which webhooks leave this machine; told by /v1/meta."
+    )
     rate_limit: int = _setting(600, "Platform API calls a key may make in a minute; 0 for no limit.")
     idempotency_ttl: float = _setting(600.0, "How long the reply to a write with an Idempotency-Key is kept.")
     egress_private: bool = _setting(False, "Let the server fetch URLs that lead to private or loopback addresses.")

@@ -6,7 +6,7 @@ import json
 from http import HTTPStatus
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse
@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 
 import varvel
 from varvel.errors import InvalidRequest, VarvelError, platform_error
-from varvel.platform import apps, drains, export, logs, metrics
+from varvel.platform import analytics, apps, drains, export, files, keys, logs, meta, metrics, requests
 from varvel.platform.edge import Edge
 from varvel.platform.parts import PlatformParts
 
@@ -47,8 +47,9 @@ def build(parts: PlatformParts) -> FastAPI:
     return app
 
 
-def _sections(parts: PlatformParts) -> list[Any]:
-    return [section.router(parts) for section in (logs, metrics, apps, export, drains)]
+def _sections(parts: PlatformParts) -> list[APIRouter]:
+    rooms = (files, requests, logs, analytics, metrics, apps, export, drains, keys, meta)
+    return [room.router(parts) for room in rooms]
 
 
 def describe(app: FastAPI, public_url: str = "") -> dict[str, Any]:

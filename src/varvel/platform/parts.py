@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from varvel import ids
+from varvel.egress import Egress
 from varvel.platform.cursors import Cursors
 
 if TYPE_CHECKING:

@@ -1,0 +1,443 @@
+"""File storage in a folder: `DIR/files/<owner>` is the `/data` of that owner's apps, who write there directly."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from io import FileIO
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+import msgspec
+import structlog
+
+from varvel import ids
+from varvel.files import archive, incoming
+from varvel.files.archive import ArchiveLimits
+from varvel.files.checksums import BLOCK, ChecksumCache, Checksums, Version, hash_file, open_regular, version_of
+from varvel.files.multipart import PartFolder
+from varvel.files.paths import StoragePath
+from varvel.files.store import (
+    BadParts,
+    Entry,
+    FolderNotEmpty,
+    InTheWay,
+    NoSuchFile,
+    NotAFile,
+    Part,
+    Verified,
+)
+from varvel.state.database import Database
+
+T = TypeVar("T")
+P = ParamSpec("P")
+INCOMING = ".incoming"
+"""Beside the owners' folders, whose names cannot begin with a dot."""
+_JOURNAL = "commit.json"
+_log = structlog.get_logger("varvel.files")
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What is at a path, after links."""
+
+    path: Path
+    stat: os.stat_result
+
+    @property
+    def is_file(self) -> bool:
+        return stat.S_ISREG(self.stat.st_mode)
+
+    @property
+    def version(self) -> Version:
+        return version_of(self.stat)
+
+
+class FolderFile:
+    """Implements `OpenFile`."""
+
+    def __init__(self, entry: Entry, file: FileIO, pool: ThreadPoolExecutor) -> None:
+        self.entry = entry
+        self._file = file
+        self._pool = pool
+
+    async def read(self, offset: int, size: int) -> bytes:
+        """Up to `size` bytes from `offset`."""
+        return await asyncio.get_running_loop().run_in_executor(self._pool, os.pread, self._file.fileno(), size, offset)
+
+    async def close(self) -> None:
+        """Close it."""
+        self._file.close()
+
+
+class FolderStore:
+    """Implements `FileStore` below `root` (`DIR/files`). `start` and `close` once."""
+
+    def __init__(
+        self,
+        root: Path,
+        database: Database,
+        *,
+        limits: ArchiveLimits,
+        checksum_wait: float = 20.0,
+        checksum_entries: int = 500_000,
+        part_ttl: float = 7 * 86_400.0,
+        threads: int = 8,
+        clock: Callable[[], float] = ids.now,
+    ) -> None:
+        self._root = root
+        self._incoming = root / INCOMING
+        self._limits = limits
+        self._wait = checksum_wait
+        self._clock = clock
+        self._pool = ThreadPoolExecutor(threads, "varvel-files")
+        self._sums = ChecksumCache(database, entries=checksum_entries)
+        self._uploads = PartFolder(self._incoming, part_ttl)
+
+    async def start(self) -> None:
+        """Make the folders, and remove what a crash left aside."""
+        await self._thread(self._start)
+
+    async def close(self) -> None:
+        """Stop computing checksums and end the threads."""
+        await self._sums.close()
+        self._pool.shutdown()
+
+    def folder(self, owner: str) -> Path:
+        """The folder that is the owner's `/data`, made if it is not there. Blocks for a moment."""
+        path = self._root / owner
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    # -- reading
+
+    async def listing(self, owner: str, path: StoragePath, wait: float | None = None) -> list[Entry]:
+        """What is in a folder, by name; a file is listed as itself."""
+        found = await self._thread(self._scan, owner, path)
+        files = [(item.path, item.version) for _, item in found if item.is_file]
+        await self._sums.ensure(owner, files, self._wait if wait is None else wait)
+        return await self._thread(self._entries, owner, found)
+
+    async def stat(self, owner: str, path: StoragePath) -> Entry:
+        """One file or folder."""
+        found = await self._thread(self._find, owner, path)
+        return self._entry(owner, path.name, found)
+
+    async def open(self, owner: str, path: StoragePath) -> FolderFile:
+        """Open a file for reading."""
+        found, file = await self._thread(self._open, owner, path)
+        return FolderFile(self._entry(owner, path.name, found), file, self._pool)
+
+    async def verify(self, owner: str, path: StoragePath) -> Verified:
+        """Read all files below `path` back and compare them with their known checksums."""
+        base, found = await self._thread(self._walk, owner, path)
+        await self._sums.ensure(owner, [(item.path, item.version) for item in found], self._wait)
+        return await self._thread(self._verify, owner, base, found)
+
+    # -- writing
+
+    async def write(self, owner: str, path: StoragePath, chunks: AsyncIterator[bytes], limit: int) -> Entry:
+        """Store what comes as the file `path`."""
+        await self._thread(self._target, owner, path)
+        sink = await self._receive(chunks, limit)
+        try:
+            version, sums = await self._thread(sink.finish)
+            found = await self._thread(self._place, sink.path, owner, path)
+        finally:
+            await self._thread(sink.discard)
+        self._sums.put(owner, [(version, sums)])
+        return self._entry(owner, path.name, found)
+
+    async def unpack(self, owner: str, path: StoragePath, chunks: AsyncIterator[bytes], limit: int) -> bool:
+        """Store the files of a ZIP archive in the folder `path`, all or none."""
+        await self._thread(self._target, owner, path)
+        sink = await self._receive(chunks, limit)
+        aside = sink.path.with_suffix(".tree")
+        try:
+            version, sums = await self._thread(sink.finish)
+            if not await self._thread(archive.is_archive, sink.path):
+                await self._thread(self._place, sink.path, owner, path)
+                self._sums.put(owner, [(version, sums)])
+                return False
+            self._sums.put(owner, await self._thread(self._unpack, sink.path, aside, owner, path))
+            return True
+        finally:
+            await self._thread(sink.discard)
+            await self._thread(incoming.remove_tree, aside)
+
+    async def delete(self, owner: str, path: StoragePath, *, recursive: bool = False) -> None:
+        """Delete a file or folder; a link goes, not what it leads to."""
+        aside = await self._thread(self._delete, owner, path, recursive)
+        if aside is not None:
+            await self._thread(incoming.remove_tree, aside)
+
+    async def rename(self, owner: str, source: StoragePath, target: StoragePath) -> None:
+        """Move a file or folder."""
+        await self._thread(self._rename, owner, source, target)
+
+    # -- multipart
+
+    async def begin(self, owner: str, path: StoragePath) -> str:
+        """Begin a multipart upload."""
+        await self._thread(self._target, owner, path)
+        return await self._thread(self._uploads.begin, owner, path, self._clock())
+
+    async def put_part(self, owner: str, upload_id: str, number: int, chunks: AsyncIterator[bytes], limit: int) -> Part:
+        """Store one part."""
+        await self._thread(self._uploads.find, owner, upload_id)
+        sink = await self._receive(chunks, limit)
+        try:
+            _, sums = await self._thread(sink.finish)
+            return await self._thread(self._uploads.put, owner, upload_id, number, sink.path, sums.md5, sink.size)
+        finally:
+            await self._thread(sink.discard)
+
+    async def parts(self, owner: str, upload_id: str) -> list[Part]:
+        """The parts stored so far."""
+        return await self._thread(self._uploads.parts, owner, upload_id)
+
+    async def complete(self, owner: str, upload_id: str, parts: Sequence[Part], limit: int) -> Entry:
+        """Join the parts into the file."""
+        path, files = await self._thread(self._uploads.chosen, owner, upload_id, parts)
+        if sum(part.size for part, _ in files) > limit:
+            raise BadParts(f"Together the parts are larger than {limit} bytes")
+        entry = await self.write(owner, path, self._joined([file for _, file in files]), limit)
+        await self._thread(self._uploads.remove, upload_id)
+        return entry
+
+    async def cancel(self, owner: str, upload_id: str) -> None:
+        """Forget an upload."""
+        await self._thread(self._uploads.find, owner, upload_id)
+        await self._thread(self._uploads.remove, upload_id)
+
+    async def _joined(self, files: Sequence[Path]) -> AsyncIterator[bytes]:
+        for path in files:
+            file = await self._thread(open_regular, path)
+            try:
+                while data := await self._thread(file.read, BLOCK):
+                    yield data
+            finally:
+                file.close()
+
+    # -- on threads
+
+    async def _thread(self, call: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._pool, partial(call, *arguments, **options))
+
+    async def _receive(self, chunks: AsyncIterator[bytes], limit: int) -> incoming.Incoming:
+        """Write `chunks` aside; while one block is written and hashed on a thread the next is received."""
+        sink = await self._thread(incoming.Incoming, self._incoming / ids.uuid7(), limit)
+        writing: asyncio.Future[None] | None = None
+        try:
+            block = bytearray()
+            async for chunk in chunks:
+                block += chunk
+                if len(block) >= BLOCK:
+                    if writing is not None:
+                        await writing
+                    writing = asyncio.ensure_future(self._thread(sink.put, block))
+                    block = bytearray()
+            if writing is not None:
+                await writing
+            await self._thread(sink.put, block)
+        except BaseException:
+            if writing is not None:
+                await asyncio.wait([writing])
+                writing.exception()
+            await self._thread(sink.discard)
+            raise
+        return sink
+
+    def _start(self) -> None:
+        self._incoming.mkdir(parents=True, exist_ok=True)
+        for path in self._incoming.iterdir():
+            if not path.is_dir():
+                path.unlink()
+            elif path.suffix:
+                _finish(path)
+                incoming.remove_tree(path)
+        self._uploads.sweep(self._clock())
+
+    def _real_root(self, owner: str) -> str:
+        return os.path.realpath(self.folder(owner))
+
+    def _inside(self, owner: str, path: StoragePath) -> Path:
+        """Where a path leads, after links; a link that leads outside leads nowhere."""
+        root = self._real_root(owner)
+        real = os.path.realpath(os.path.join(root, *path.parts))  # noqa: PTH118 - Path would drop nothing but time
+        if real != root and not real.startswith(root + os.sep):
+            raise NoSuchFile(f"There is no {path}")
+        return Path(real)
+
+    def _own_name(self, owner: str, path: StoragePath) -> Path:
+        """Where the name itself is: its folder after links, the last part as it is."""
+        return self._inside(owner, path.parent) / path.name
+
+    def _target(self, owner: str, path: StoragePath) -> Path:
+        """Where a file would be written. Raises `InTheWay`."""
+        target = self._own_name(owner, path)
+        above = next(folder for folder in target.parents if folder.exists())
+        if not above.is_dir():
+            raise InTheWay(f"{path}: {above.name} is a file")
+        return target
+
+    def _find(self, owner: str, path: StoragePath) -> _Found:
+        try:
+            real = self._inside(owner, path)
+            found = _Found(real, real.stat())
+        except (FileNotFoundError, NotADirectoryError, PermissionError) as problem:
+            raise NoSuchFile(f"There is no {path}") from problem
+        if not found.is_file and not stat.S_ISDIR(found.stat.st_mode):
+            raise NoSuchFile(f"There is no {path}")
+        return found
+
+    def _open(self, owner: str, path: StoragePath) -> tuple[_Found, FileIO]:
+        found = self._find(owner, path)
+        if not found.is_file:
+            raise NotAFile(f"{path} is a folder")
+        try:
+            file = open_regular(found.path)
+        except OSError as problem:
+            raise NoSuchFile(f"There is no {path}") from problem
+        return _Found(found.path, os.fstat(file.fileno())), file
+
+    def _scan(self, owner: str, path: StoragePath) -> list[tuple[str, _Found]]:
+        found = self._find(owner, path)
+        if found.is_file:
+            return [(path.name, found)]
+        root = self._real_root(owner)
+        with os.scandir(found.path) as listing:
+            entries = sorted(listing, key=lambda entry: entry.name)
+        return [(entry.name, item) for entry in entries if (item := _look(entry, root)) is not None]
+
+    def _entries(self, owner: str, found: list[tuple[str, _Found]]) -> list[Entry]:
+        return [self._entry(owner, name, item) for name, item in found]
+
+    def _entry(self, owner: str, name: str, found: _Found) -> Entry:
+        at = found.stat
+        updated = at.st_mtime_ns / 1e9
+        # Linux keeps the time of birth from Python; the inode's change is as near as it gets.
+        created = min(at.st_ctime_ns / 1e9, updated)
+        if not found.is_file:
+            return Entry(name, False, 0, created, updated)
+        sums = self._sums.get(owner, found.version)
+        etag = f"{at.st_size:x}-{at.st_mtime_ns:x}-{at.st_ino:x}"
+        return Entry(name, True, at.st_size, created, updated, etag, *(sums or (None, None)))
+
+    def _place(self, source: Path, owner: str, path: StoragePath) -> _Found:
+        incoming.place(source, self._target(owner, path))
+        return self._find(owner, path)
+
+    def _unpack(self, source: Path, aside: Path, owner: str, path: StoragePath) -> list[tuple[Version, Checksums]]:
+        tree = aside / "new"
+        tree.mkdir(parents=True)
+        found = incoming.guarded(archive.extract, source, tree, self._limits)
+        versions = [(version_of(tree.joinpath(*parts).stat()), sums) for parts, sums in found]
+        self._target(owner, path.child("x"))
+        target = self._inside(owner, path)
+        if not target.exists():
+            incoming.place(tree, target)
+            return versions
+        journal = aside / _JOURNAL
+        incoming.guarded(journal.write_bytes, msgspec.json.encode(str(target)))
+        incoming.sync_folder(aside)
+        try:
+            incoming.place_tree(tree, target, aside / "old")
+        finally:
+            journal.unlink()
+        return versions
+
+    def _delete(self, owner: str, path: StoragePath, recursive: bool) -> Path | None:
+        target = self._own_name(owner, path)
+        try:
+            if target.is_symlink() or not target.is_dir():
+                target.unlink()
+                return None
+            if not recursive:
+                target.rmdir()
+                return None
+        except (FileNotFoundError, NotADirectoryError) as problem:
+            raise NoSuchFile(f"There is no {path}") from problem
+        except OSError as problem:
+            raise FolderNotEmpty(f"{path} is not empty; say recursive to delete all that is in it") from problem
+        aside = self._incoming / f"{ids.uuid7()}.tree"
+        target.rename(aside)
+        return aside
+
+    def _rename(self, owner: str, source: StoragePath, target: StoragePath) -> None:
+        origin = self._own_name(owner, source)
+        if not (origin.is_symlink() or origin.exists()):
+            raise NoSuchFile(f"There is no {source}")
+        if target.parts[: len(source.parts)] == source.parts:
+            raise InTheWay(f"{source} cannot be moved into itself")
+        goal = self._target(owner, target)
+        if goal.is_dir() and not goal.is_symlink():
+            raise InTheWay(f"{target} is a folder")
+        if goal.exists() and origin.is_dir() and not origin.is_symlink():
+            raise InTheWay(f"{target} is a file")
+        incoming.place(origin, goal)
+        incoming.sync_folder(origin.parent)
+
+    def _walk(self, owner: str, path: StoragePath) -> tuple[Path, list[_Found]]:
+        top = self._find(owner, path)
+        if top.is_file:
+            return top.path.parent, [top]
+        found = []
+        for folder, _, names in os.walk(top.path):
+            for name in sorted(names):
+                place = Path(folder, name)
+                if (at := _stat(place)) is not None and stat.S_ISREG(at.st_mode):
+                    found.append(_Found(place, at))
+        return top.path, found
+
+    def _verify(self, owner: str, base: Path, found: list[_Found]) -> Verified:
+        buffer = memoryview(bytearray(BLOCK))
+        wrong: list[str] = []
+        checked = size = 0
+        for item in found:
+            known = self._sums.get(owner, item.version)
+            sums = hash_file(item.path, item.version, buffer)
+            if known is None or sums is None:
+                continue
+            checked, size = checked + 1, size + item.stat.st_size
+            if sums != known:
+                wrong.append(item.path.relative_to(base).as_posix())
+        return Verified(checked, size, wrong)
+
+
+def _finish(aside: Path) -> None:
+    """Complete an archive whose files were being moved into place when the server died."""
+    journal = aside / _JOURNAL
+    try:
+        if journal.exists():
+            incoming.finish_tree(aside / "new", Path(msgspec.json.decode(journal.read_bytes(), type=str)))
+    except (OSError, msgspec.DecodeError) as problem:
+        _log.error("an archive could not be completed after a crash", folder=str(aside), error=repr(problem))
+
+
+def _stat(path: Path) -> os.stat_result | None:
+    try:
+        return path.lstat()
+    except OSError:
+        return None
+
+
+def _look(entry: os.DirEntry[str], root: str) -> _Found | None:
+    """What a name in a folder is; None for pipes, devices, and links that lead nowhere or outside."""
+    try:
+        if not entry.is_symlink():
+            at = entry.stat(follow_symlinks=False)
+            return _Found(Path(entry.path), at) if stat.S_ISREG(at.st_mode) or stat.S_ISDIR(at.st_mode) else None
+        real = os.path.realpath(entry.path)
+        if not real.startswith(root + os.sep):
+            return None
+        at = Path(real).stat()
+        return _Found(Path(real), at) if stat.S_ISREG(at.st_mode) or stat.S_ISDIR(at.st_mode) else None
+    except OSError:
+        return None

@@ -1,0 +1,150 @@
+"""Files on their way in: written aside, synced, and moved into place as a whole. Blocking; called on threads."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TypeVar
+
+from varvel.errors import StorageFull, TooLarge
+from varvel.files.checksums import Checksums, Digest, Version, version_of
+from varvel.files.store import InTheWay
+
+T = TypeVar("T")
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_NEW = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class Incoming:
+    """One file being written aside."""
+
+    def __init__(self, path: Path, limit: int) -> None:
+        self.path = path
+        self.size = 0
+        self._limit = limit
+        self._digest = Digest()
+        self._descriptor = os.open(path, _NEW, 0o644)
+
+    def put(self, data: bytes | bytearray) -> None:
+        """Append. Raises `TooLarge`, `StorageFull`."""
+        self.size += len(data)
+        if self.size > self._limit:
+            raise TooLarge(f"The file is larger than {self._limit} bytes")
+        view = memoryview(data)
+        while view:
+            view = view[guarded(os.write, self._descriptor, view) :]
+        self._digest.update(data)
+
+    def finish(self) -> tuple[Version, Checksums]:
+        """Sync and close; the file is still aside."""
+        guarded(os.fsync, self._descriptor)
+        version = version_of(os.fstat(self._descriptor))
+        os.close(self._descriptor)
+        self._descriptor = -1
+        return version, self._digest.result()
+
+    def discard(self) -> None:
+        """Remove what was written, if it was not moved into place."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+        with suppress(FileNotFoundError):
+            self.path.unlink()
+
+
+def guarded(call: Callable[..., T], *arguments: object) -> T:
+    """`call(*arguments)`, with a full disk as `StorageFull`."""
+    try:
+        return call(*arguments)
+    except OSError as problem:
+        if problem.errno in _FULL:
+            raise StorageFull from problem
+        raise
+
+
+def place(source: Path, target: Path) -> None:
+    """Move a finished file to `target`, in one step, and make that last. Raises `InTheWay`, `StorageFull`."""
+    try:
+        guarded(_make_folders, target.parent)
+        guarded(os.replace, source, target)
+    except (FileExistsError, NotADirectoryError) as problem:
+        raise InTheWay(f"A part of the path of {target.name} is a file") from problem
+    except IsADirectoryError as problem:
+        raise InTheWay(f"{target.name} is a folder") from problem
+    sync_folder(target.parent)
+
+
+def place_tree(source: Path, target: Path, aside: Path) -> None:
+    """Move all files below `source` to the same places below `target`; if one cannot be, none is.
+
+    What they replace is kept in `aside` until all are there. Raises `InTheWay`, `StorageFull`.
+    """
+    aside.mkdir()
+    done: list[tuple[Path, Path | None]] = []
+    made = [target / folder for folder in _folders(source) if not (target / folder).exists()]
+    try:
+        for folder in made:
+            guarded(_make_folders, folder)
+        for number, path in enumerate(_files(source)):
+            goal, kept = target / path, aside / str(number)
+            had = goal.is_symlink() or goal.exists()
+            if had:
+                os.link(goal, kept, follow_symlinks=False)
+            guarded(os.replace, source / path, goal)
+            done.append((goal, kept if had else None))
+    except BaseException as problem:
+        _put_back(done)
+        for folder in reversed(made):
+            with suppress(OSError):
+                folder.rmdir()
+        if isinstance(problem, FileExistsError | NotADirectoryError | IsADirectoryError | PermissionError):
+            raise InTheWay("A file of the archive meets a folder, or a folder a file") from problem
+        raise
+    for folder in {goal.parent for goal, _ in done}:
+        sync_folder(folder)
+
+
+def finish_tree(source: Path, target: Path) -> None:
+    """Go on with a `place_tree` that a crash cut short: move what is still below `source`."""
+    for folder in _folders(source):
+        _make_folders(target / folder)
+    for path in _files(source):
+        (source / path).replace(target / path)
+
+
+def _put_back(done: Sequence[tuple[Path, Path | None]]) -> None:
+    for goal, kept in reversed(done):
+        if kept is not None:
+            kept.replace(goal)
+        else:
+            goal.unlink()
+
+
+def _folders(root: Path) -> list[Path]:
+    return [Path(folder).relative_to(root) for folder, _, _ in os.walk(root)]
+
+
+def _files(root: Path) -> list[Path]:
+    return [Path(folder, name).relative_to(root) for folder, _, names in os.walk(root) for name in names]
+
+
+def _make_folders(path: Path) -> None:
+    path.mkdir(parents=True, exist_ok=True)
+
+
+def sync_folder(path: Path) -> None:
+    """Make the names in a folder last over a power failure."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        guarded(os.fsync, descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a folder and all below it, as far as it goes."""
+    shutil.rmtree(path, ignore_errors=True)
