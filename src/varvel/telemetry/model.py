@@ -131,10 +131,14 @@ LEVELS = {"trace": 0, "debug": 10, "info": 20, "warning": 30, "error": 40, "stdo
 class OutboxRows(Protocol):
     """One durable batch of JSON lines. `kind` is requests, payloads, billing, events or runner_states."""
 
-    seq: int
-    kind: str
-    rows: int
-    body: bytes
+    @property
+    def seq(self) -> int: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def rows(self) -> int: ...
+    @property
+    def body(self) -> bytes: ...
 
 
 class TelemetryStore(Protocol):
