@@ -46,6 +46,8 @@ class PlatformParts:
     machines: Callable[[str], MachineType]
     database: Database
     drains: LogDrains | None = None
+    egress: Egress = field(default_factory=Egress)
+    """Fetches what callers name by URL; the server passes the one that it closes at its end."""
     clock: Callable[[], float] = ids.now
     """Wall seconds; tests pass their own."""
 
