@@ -28,7 +28,7 @@ from varvel.gateway.webhooks import Webhooks
 from varvel.ids import now, uuid7
 from varvel.metrics.meter import Meter
 from varvel.queue.model import Job, Outcome
-from varvel.runners.model import Pool
+from varvel.runners.model import Pool, Slot
 from varvel.settings import Settings
 from varvel.state.ledger import Ledger
 
@@ -37,9 +37,10 @@ SMALL_BODY = 64 * 1024
 
 
 class FinishingScheduler(Scheduler, Protocol):
-    """A scheduler that tells of what has ended."""
+    """A scheduler that tells of what has ended, and learns how to ask what runs to stop."""
 
     def on_finished(self, callback: Callable[[Job, Outcome], None]) -> None: ...
+    def on_cancel_running(self, callback: Callable[[Job, Slot], None]) -> None: ...
 
 
 class Misdirected(VarvelError):
@@ -95,6 +96,7 @@ class Gateway:
             ".well-known": self._well_known,
         }
         scheduler.on_finished(self._count)
+        scheduler.on_cancel_running(attempts.cancel)
 
     async def start(self) -> None:
         """Begin to sweep expired uploads."""

@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol
 from urllib.parse import parse_qs, urlsplit
 
 from varvel.apps.model import App
-from varvel.errors import InvalidRequest, TelemetryUnavailable
+from varvel.errors import InvalidRequest, TelemetryUnavailable, VarvelError
 from varvel.gateway.access import Access
 from varvel.gateway.asgi import Receive, Scope, Send, answer, answer_json, answer_not_found, encode
 from varvel.gateway.attempt import spill_path
@@ -17,8 +17,7 @@ from varvel.gateway.headers import CallHeaders, of_answer
 from varvel.gateway.routes import RequestTarget, Target, without_fal_parameters
 from varvel.gateway.webhooks import Webhooks
 from varvel.ids import is_uuid, iso_micros
-from varvel.queue.model import Job, JobState, Outcome
-from varvel.queue.scheduler import JobStatus
+from varvel.queue.model import Job, JobState, JobStatus, Outcome
 from varvel.settings import Settings
 from varvel.telemetry.model import LogRow
 
@@ -109,9 +108,10 @@ class QueueCalls:
             if webhook is not None:
                 await self._webhooks.expect(request_id)
             position = await self._scheduler.submit(job, most)
-        except BaseException:
+        except VarvelError:
+            # Refused, so nothing refers to the file; after any other end the job may be in line.
             if job.body_file is not None:
-                job.body_file.unlink(missing_ok=True)
+                await asyncio.to_thread(job.body_file.unlink, missing_ok=True)
             raise
         urls = self._urls(scope, target.prefix, request_id)
         reply = {"status": "IN_QUEUE", "request_id": request_id, "gateway_request_id": request_id, **urls}
