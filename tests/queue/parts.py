@@ -24,8 +24,11 @@ ECHO = AppId("me", "echo")
 OTHER = AppId("me", "other")
 
 
+MACHINE = MachineType(name="S", cores=1, memory_bytes=1, price_second=0.1, multiplier=1)
+
+
 def machine(name: str) -> MachineType:
-    return MachineType(name=name or "S", cores=1, memory_bytes=1, price_second=0.1, multiplier=1)
+    return MACHINE
 
 
 def job(app: AppId = ECHO, **given: Any) -> Job:
@@ -121,19 +124,14 @@ class MemoryPool:
 
 @dataclass
 class MemoryCatalog:
-    specs: dict[AppId, AppSpec] = field(default_factory=dict)
+    deployed: dict[AppId, App] = field(default_factory=dict)
 
     def deploy(self, app: AppId, **given: Any) -> None:
-        self.specs[app] = AppSpec(kind="asgi", file="app.py", attribute="app", **given)
-
-    def get(self, app: AppId) -> App | None:
-        spec = self.specs.get(app)
-        if spec is None:
-            return None
+        spec = AppSpec(kind="asgi", file="app.py", attribute="app", **given)
         revision = Revision(
             revision_id="v1", app=app, spec=spec, created_at=0, folder=Path(), python=Path(), status="deployed"
         )
-        return App(
+        self.deployed[app] = App(
             app=app,
             environment="main",
             current=revision,
@@ -142,6 +140,9 @@ class MemoryCatalog:
             created_at=0,
             updated_at=0,
         )
+
+    def get(self, app: AppId) -> App | None:
+        return self.deployed.get(app)
 
     def revision(self, revision_id: str) -> Revision | None:
         return None
@@ -178,7 +179,7 @@ class Parts:
 
     async def start(self) -> None:
         self.pool = MemoryPool(self.slots)
-        if not self.catalog.specs:
+        if not self.catalog.deployed:
             self.catalog.deploy(ECHO)
             self.catalog.deploy(OTHER)
         self.database = Database.open(self.folder / "state.db")
