@@ -20,6 +20,7 @@ _CODE = re.compile(r"Code: (\d+)\.")
 _BIG = 256 * 1024
 """Results larger than this are decoded in a thread, off the event loop."""
 _SELECT = {"default_format": "JSONEachRow", "output_format_json_quote_64bit_integers": "0", "wait_end_of_query": "1"}
+PING_TIMEOUT = 10.0
 _MEMORY_CODES = frozenset({241})
 _TIMEOUT_CODES = frozenset({159, 160, 209})
 
@@ -101,10 +102,11 @@ class StoreClient:
             self._session = None
 
     async def ping(self) -> bool:
-        """Whether the store can run a query."""
+        """Whether the store answers."""
         try:
-            return await self.select("SELECT 1 AS one", timeout=10) == [{"one": 1}]
-        except VarvelError:
+            async with self._open().get(f"{self._url}ping", timeout=_limit(PING_TIMEOUT)) as answer:
+                return answer.status == 200
+        except (aiohttp.ClientError, OSError):
             return False
 
     async def select(

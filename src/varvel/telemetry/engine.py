@@ -16,7 +16,7 @@ import signal
 import sys
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
@@ -130,23 +130,26 @@ class Exchange(asyncio.Protocol):
             method, url, body = await self._requests.get()
             parts = urlsplit(url)
             if parts.path == "/ping":
-                self._answer(200, b"Ok.\n", {})
+                await self._ping()
             elif parts.path != "/" or method not in ("GET", "POST"):
                 self._answer(404, b"There is no such handle here\n", {})
             else:
                 await self._query(dict(parse_qsl(parts.query, keep_blank_values=True)), body)
 
+    async def _ping(self) -> None:
+        ended: asyncio.Future[bytes | QueryFailed] = self._loop.create_future()
+        self._workers.submit(order("SELECT 'Ok.' FORMAT TSV", lambda end: self._settle(ended, end)))
+        end = await asyncio.shield(ended)
+        self._answer(500, end.message.encode(), {}) if isinstance(end, QueryFailed) else self._answer(200, end, {})
+
     async def _query(self, given: dict[str, str], body: bytes) -> None:
         ended: asyncio.Future[bytes | QueryFailed] = self._loop.create_future()
         streaming = StreamedAnswer(self)
-
-        def finished(end: bytes | QueryFailed) -> None:
-            self._end(ended, query, end)
-
-        query = query_of(given, body, streaming.from_thread, finished)
+        query = query_of(given, body, streaming.from_thread, lambda end: self._settle(ended, end))
         headers = {"X-ClickHouse-Query-Id": query.query_id, "X-ClickHouse-Format": query.format}
         streaming.headers = headers
         self._running = query
+        ended.add_done_callback(self._no_longer(query))
         self._workers.submit(query)
         end = await asyncio.shield(ended)
         if isinstance(end, QueryFailed):
@@ -159,14 +162,17 @@ class Exchange(asyncio.Protocol):
         else:
             self._answer(200, end, headers)
 
-    def _end(self, ended: asyncio.Future[bytes | QueryFailed], query: Query, end: bytes | QueryFailed) -> None:
-        def settle() -> None:
+    def _no_longer(self, query: Query) -> Callable[[object], None]:
+        def ended(_: object) -> None:
             if self._running is query:
                 self._running = None
-            ended.set_result(end)
 
+        return ended
+
+    def _settle(self, ended: asyncio.Future[bytes | QueryFailed], end: bytes | QueryFailed) -> None:
+        """From a worker's thread: `end` is what `ended` waits for."""
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            self._loop.call_soon_threadsafe(settle)
+            self._loop.call_soon_threadsafe(ended.set_result, end)
 
     def _answer(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
         self.write(head(status, {**headers, "Content-Length": str(len(body))}) + body)
@@ -216,7 +222,12 @@ def head(status: int, headers: Mapping[str, str]) -> bytes:
     return "\r\n".join([*lines, "", ""]).encode()
 
 
-def query_of(given: Mapping[str, str], body: bytes, chunk: Any, finished: Any) -> Query:
+def query_of(
+    given: Mapping[str, str],
+    body: bytes,
+    chunk: Callable[[bytes], None],
+    finished: Callable[[bytes | QueryFailed], None],
+) -> Query:
     """The query that a URL's parameters and a body ask for, as ClickHouse reads them."""
     sql = b"\n".join(part for part in (given.get("query", "").encode(), body) if part)
     named = _FORMAT.search(sql[-200:])
@@ -238,7 +249,7 @@ def query_of(given: Mapping[str, str], body: bytes, chunk: Any, finished: Any) -
     )
 
 
-async def kill_until_finished(workers: Workers, query: Query, running: Any) -> None:
+async def kill_until_finished(workers: Workers, query: Query, running: Callable[[], bool]) -> None:
     """Stop a query; again and again, since one that is only being parsed cannot be found yet."""
     while running():
         sql = f"KILL QUERY WHERE Settings['log_comment'] = {quote(query.query_id)} ASYNC"
@@ -246,17 +257,18 @@ async def kill_until_finished(workers: Workers, query: Query, running: Any) -> N
         await asyncio.sleep(0.05)
 
 
-def order(sql: str) -> Query:
-    """A statement of the engine's own, whose end nobody waits for."""
+def order(sql: str, finished: Callable[[bytes | QueryFailed], None] | None = None) -> Query:
+    """A statement of the engine's own, that waits behind no other."""
     return Query(
         sql=sql.encode(),
-        format="Null",
+        format="TSV",
         params={},
         settings={},
         query_id=str(uuid.uuid4()),
         streamed=False,
         chunk=_nothing,
-        finished=_nothing,
+        finished=finished or _nothing,
+        urgent=True,
     )
 
 

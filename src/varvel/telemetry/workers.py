@@ -18,9 +18,9 @@ from typing import Any, Literal
 import chdb
 
 Lane = Literal["read", "stream", "write", "control"]
-THREADS: Mapping[Lane, int] = {"read": 4, "stream": 2, "write": 3, "control": 1}
-WHOLE_FORMATS = frozenset({"parquet", "arrow", "orc"})
-"""Formats whose end points back at their beginning: chDB's chunks of them are no valid file."""
+THREADS: Mapping[Lane, int] = {"read": 8, "stream": 2, "write": 3, "control": 1}
+PIECEWISE = frozenset({"jsoneachrow", "ndjson", "jsonlines", "jsoncompacteachrow", "csv", "tabseparated", "tsv"})
+"""Formats without beginning or end. chDB gives each chunk of a result its own header, so that others go by a file."""
 CHUNK = 1024 * 1024
 _KILL = re.compile(rb"\s*kill\s+query\b", re.IGNORECASE)
 _WRITE = re.compile(
@@ -67,12 +67,14 @@ class Query:
     finished: Callable[[bytes | QueryFailed], None]
     chunk: Callable[[bytes], None]
     """Called from the worker for each piece of a streamed result; waits for room, raises when nobody reads."""
+    urgent: bool = False
+    """Must not wait behind any other query."""
     cancelled: threading.Event = field(default_factory=threading.Event)
 
     @property
     def lane(self) -> Lane:
         """Which threads may run it."""
-        if _KILL.match(self.sql):
+        if self.urgent or _KILL.match(self.sql):
             return "control"
         if _WRITE.match(self.sql):
             return "write"
@@ -165,7 +167,7 @@ class Workers:
                 connection.query(f"SET {name} = {usual}")
 
     def _pieces(self, connection: Any, query: Query) -> Iterator[bytes]:
-        if query.format.lower() in WHOLE_FORMATS:
+        if query.format.lower() not in PIECEWISE:
             yield from self._through_file(connection, query)
             return
         stream = connection.send_query(query.sql, query.format, params=dict(query.params))
