@@ -11,7 +11,7 @@ import sqlite3
 import stat
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from io import FileIO
 from pathlib import Path
@@ -87,13 +87,24 @@ class ChecksumCache:
         known = self._known.get((owner, version.inode))
         return known[2] if known and known[0] == version.size and known[1] == version.mtime_ns else None
 
+    def of(self, owner: str) -> Callable[[int, int, int], tuple[str, str] | tuple[None, None]]:
+        """The same for many files of one owner, by inode, size and mtime_ns."""
+        get = self._known.get
+        nothing = (0, 0, (None, None))
+
+        def known(inode: int, size: int, mtime_ns: int) -> tuple[str, str] | tuple[None, None]:
+            there = get((owner, inode), nothing)
+            return there[2] if there[0] == size and there[1] == mtime_ns else (None, None)
+
+        return known
+
     def put(self, owner: str, found: Sequence[tuple[Version, Checksums]]) -> None:
         """Remember, also over restarts. On the event loop."""
         self._remember(owner, found)
         rows = [(owner, *version, bytes.fromhex(sums.sha256), bytes.fromhex(sums.md5)) for version, sums in found]
         self._database.write_soon(lambda db: db.executemany(_KEEP, rows).rowcount)
 
-    async def ensure(self, owner: str, files: Sequence[tuple[Path, Version]], wait: float) -> None:
+    async def ensure(self, owner: str, files: Sequence[tuple[str, Version]], wait: float) -> None:
         """Find the sums of `files`: from the database, else by reading them, for up to `wait` seconds.
 
         What is not done then goes on, and is known later. Files that change meanwhile stay unknown.
@@ -121,7 +132,7 @@ class ChecksumCache:
             await asyncio.gather(*set(self._running.values()), return_exceptions=True)
         self._pool.shutdown()
 
-    async def _compute(self, owner: str, batch: list[tuple[Path, Version]]) -> None:
+    async def _compute(self, owner: str, batch: list[tuple[str, Version]]) -> None:
         try:
             loop = asyncio.get_running_loop()
             found = await loop.run_in_executor(self._pool, self._read, batch)
@@ -133,7 +144,7 @@ class ChecksumCache:
             for _, version in batch:
                 self._running.pop((owner, version), None)
 
-    def _read(self, batch: list[tuple[Path, Version]]) -> list[tuple[Version, Checksums]]:
+    def _read(self, batch: list[tuple[str, Version]]) -> list[tuple[Version, Checksums]]:
         found = []
         buffer = memoryview(bytearray(BLOCK))
         for path, version in batch:
@@ -152,7 +163,7 @@ class ChecksumCache:
 
 
 def hash_file(
-    path: Path, version: Version, buffer: memoryview, stop: threading.Event | None = None
+    path: Path | str, version: Version, buffer: memoryview, stop: threading.Event | None = None
 ) -> Checksums | None:
     """The sums of `path` if it was at `version` from the first byte to the last; None when it was not, or on `stop`."""
     digest = Digest()
@@ -170,7 +181,7 @@ def _set(stop: threading.Event | None) -> bool:
     return stop is not None and stop.is_set()
 
 
-def open_regular(path: Path) -> FileIO:
+def open_regular(path: Path | str) -> FileIO:
     """Open for reading; a link, pipe or device in place of the file raises `OSError`."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -183,8 +194,8 @@ def _rows(db: sqlite3.Connection, owner: str, inodes: str) -> list[tuple[int, in
     return [tuple(row) for row in db.execute(_FIND, (owner, inodes))]
 
 
-def _batches(files: Sequence[tuple[Path, Version]]) -> Iterable[list[tuple[Path, Version]]]:
-    batch: list[tuple[Path, Version]] = []
+def _batches(files: Sequence[tuple[str, Version]]) -> Iterable[list[tuple[str, Version]]]:
+    batch: list[tuple[str, Version]] = []
     size = 0
     for item in files:
         batch.append(item)

@@ -44,7 +44,7 @@ class Entry(msgspec.Struct, frozen=True):
     created_at: float
     updated_at: float
     etag: str = ""
-    """Without quotes; differs whenever the content may."""
+    """Without quotes; differs whenever the content may. Left out of listings."""
     sha256: str | None = None
     """Hexadecimal, as is `md5`. Both or neither; None while they are being computed."""
     md5: str | None = None

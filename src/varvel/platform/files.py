@@ -369,23 +369,43 @@ def encode_listing(path: StoragePath, entries: list[Entry]) -> bytes:
     single = len(entries) == 1 and entries[0].is_file and path.parts[-1:] == (entries[0].name,)
     base = str(path.parent if single else path)
     prefix = f"{base}/" if base else ""
-    return msgspec.json.encode([_listed(prefix, entry) for entry in entries])
+    stamp = _Stamps()
+    return msgspec.json.encode([_listed(prefix, entry, stamp) for entry in entries])
 
 
-def _listed(prefix: str, entry: Entry) -> dict[str, object]:
-    updated = ids.iso(entry.updated_at)
-    listed: dict[str, object] = {
-        "path": prefix + entry.name,
-        "name": entry.name,
-        "created_time": updated if entry.created_at == entry.updated_at else ids.iso(entry.created_at),
-        "updated_time": updated,
-        "is_file": entry.is_file,
-        "size": entry.size,
-    }
-    if entry.sha256 is not None:
-        listed["checksum_sha256"] = entry.sha256
-        listed["checksum_md5"] = entry.md5
-    return listed
+class _Stamps:
+    """Writes times as `ids.iso` does, but each second only once: files of a folder were often made together."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[int, str] = {}
+
+    def __call__(self, at: float) -> str:
+        millis = int(at * 1000)
+        second = millis // 1000
+        text = self._seconds.get(second)
+        if text is None:
+            text = self._seconds[second] = ids.iso(second)[:-4]
+        return f"{text}{millis % 1000:03d}Z"
+
+
+class _Listed(msgspec.Struct, omit_defaults=True):
+    """`FileEntry` as it is written, ten thousand at a time."""
+
+    path: str
+    name: str
+    created_time: str
+    updated_time: str
+    is_file: bool
+    size: int
+    checksum_sha256: str | None = None
+    checksum_md5: str | None = None
+
+
+def _listed(prefix: str, entry: Entry, stamp: _Stamps) -> _Listed:
+    name, updated_at, created_at = entry.name, entry.updated_at, entry.created_at
+    updated = stamp(updated_at)
+    created = updated if created_at == updated_at else stamp(created_at)
+    return _Listed(prefix + name, name, created, updated, entry.is_file, entry.size, entry.sha256, entry.md5)
 
 
 def _file_reply(request: Request, path: StoragePath, opened: OpenFile) -> Response:
