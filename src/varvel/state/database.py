@@ -145,6 +145,8 @@ class Database:
     def _put(self, write: _Write) -> None:
         if self._closing:
             raise Closed
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
         self._inbox.append(write)
         if self._idle:
             self._idle = False
@@ -253,20 +255,12 @@ class Database:
         return result
 
     def _tell(self, group: list[_Write], after: list[Callable[[], None]]) -> None:
-        loop: asyncio.AbstractEventLoop | None = None
         for write in group:
-            if write.future is not None:
-                loop = write.future.get_loop()
-            elif write.error is not None:
+            if write.future is None and write.error is not None:
                 self._log.error("state write failed", error=repr(write.error))
-        if loop is None:
-            # Nobody waits for this group, but the outbox may have something to say.
-            loop = self._loop
-        if loop is None:
-            return
-        self._loop = loop
+        assert self._loop is not None
         try:
-            loop.call_soon_threadsafe(_resolve, group, after)
+            self._loop.call_soon_threadsafe(_resolve, group, after)
         except RuntimeError:
             self._log.info("state write ended after its event loop")
 
