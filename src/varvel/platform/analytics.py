@@ -29,6 +29,7 @@ from varvel.platform.requests_sql import Endpoints, endpoints
 from varvel.telemetry.model import TelemetryStore
 
 OPERATION = "analytics"
+METRIC_NAMES = sql.METRICS
 FARTHEST = 100_000
 """Buckets that a numbered cursor may skip; the cursors that we give have no such bound."""
 
@@ -120,7 +121,8 @@ class Reader:
         return buckets
 
     async def _statement(self, chosen: Endpoints, span: sql.Span, metrics: Wanted) -> tuple[str, dict[str, Any]]:
-        counts = metrics.counts or ("request_count",)
+        # How many there were says whether there is a percentile: the store gives 0 for one of nothing.
+        counts = tuple(dict.fromkeys((*metrics.counts, "request_count", "cold_boot_count")))
         sketched = span.has_whole_hours()
         if sketched and metrics.families:
             [row] = await self._store.select(*sql.volume(chosen, span))
@@ -135,9 +137,8 @@ def _record(row: dict[str, Any], metrics: Wanted) -> dict[str, Any]:
         record[name] = int(row[name])
     for name in metrics.percentiles:
         family, index = sql.PERCENTILES[name]
-        value = row[family][index]
-        if value is not None and value == value:  # NaN: a percentile of nothing
-            record[name] = value
+        if family != "cold_boot_duration" or int(row["cold_boot_count"]):
+            record[name] = row[family][index]
     return record
 
 

@@ -37,8 +37,16 @@ class Family:
 
     @property
     def fractions(self) -> str:
-        """As ClickHouse wants them: `0.25, 0.5`."""
+        """As the sketches want them: `0.25, 0.5`."""
         return ", ".join(f"{level / 100:g}" for level in self.levels)
+
+    @property
+    def exact_fractions(self) -> str:
+        """A hair lower: where level x rows is whole, `quantilesExact` else takes the next higher row.
+
+        So both sides give the nearest rank: the smallest value that so many per cent do not exceed.
+        """
+        return ", ".join(f"{level / 100 - 1e-10:.12g}" for level in self.levels)
 
 
 FAMILIES = {
@@ -129,7 +137,7 @@ def from_rollups(
     merged = [f"sum(part.{name}) AS {name}" for name in counts]
     merged += [f"quantilesBFloat16Merge({FAMILIES[name].fractions})(part.{name}) AS {name}" for name in families]
     statement = (
-        f"SELECT {', '.join(['endpoint_id', 'bucket', *merged])} FROM ({source}) AS part GROUP BY endpoint_id, bucket"  # noqa: S608, E501
+        f"SELECT {', '.join(['endpoint_id', 'bucket', *merged])} FROM ({source}) AS part GROUP BY endpoint_id, bucket"  # noqa: S608
     )
     return statement, params | cut | {"cut_hours": hours}
 
@@ -152,7 +160,8 @@ def billed(chosen: Endpoints, span: Span) -> tuple[str, dict[str, Any]]:
 
 
 def _quantiles(kind: str, name: str, family: Family) -> str:
-    return f"quantiles{kind}{family.suffix}({family.fractions})({family.arguments}) AS {name}"
+    fractions = family.exact_fractions if kind == "Exact" else family.fractions
+    return f"quantiles{kind}{family.suffix}({fractions})({family.arguments}) AS {name}"
 
 
 def _grouped(bucket: str, columns: Sequence[str], table: str, where: str) -> str:
