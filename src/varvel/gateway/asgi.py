@@ -43,8 +43,6 @@ async def answer_error(send: Send, error: VarvelError, request_id: str | None = 
     """Send an error in the data plane's shape."""
     headers = [(name.lower().encode(), value.encode()) for name, value in error.headers.items()]
     headers.append((b"x-fal-error-type", error.data_type.encode()))
-    if error.status == 413:
-        headers.append((b"connection", b"close"))
     await answer_json(send, error.status, data_plane_error(error.message, error.data_type), request_id, headers)
 
 
