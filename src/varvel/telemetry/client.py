@@ -20,6 +20,7 @@ _CODE = re.compile(r"Code: (\d+)\.")
 _BIG = 256 * 1024
 """Results larger than this are decoded in a thread, off the event loop."""
 _SELECT = {"default_format": "JSONEachRow", "output_format_json_quote_64bit_integers": "0", "wait_end_of_query": "1"}
+PIECE = 256 * 1024
 PING_TIMEOUT = 10.0
 _MEMORY_CODES = frozenset({241})
 _TIMEOUT_CODES = frozenset({159, 160, 209})
@@ -149,7 +150,8 @@ class StoreClient:
         # The store's own limit comes first, so that its message is what the caller sees.
         limit = (timeout or self._timeout) + 5
         try:
-            async with self._open().post(self._url, params=query, data=body, timeout=_limit(limit)) as answer:
+            data = _pieces(body) if len(body) > PIECE else body
+            async with self._open().post(self._url, params=query, data=data, timeout=_limit(limit)) as answer:
                 await _check(answer)
                 return await answer.read()
         except (aiohttp.ClientError, OSError) as problem:
@@ -160,6 +162,13 @@ class StoreClient:
             connector = aiohttp.UnixConnector(str(self._socket), limit=64) if self._socket else None
             self._session = aiohttp.ClientSession(connector=connector, headers=self._headers, auto_decompress=True)
         return self._session
+
+
+async def _pieces(body: bytes) -> AsyncIterator[bytes]:
+    # One write of many megabytes would hold the event loop.
+    view = memoryview(body)
+    for start in range(0, len(body), PIECE):
+        yield bytes(view[start : start + PIECE])
 
 
 def _limit(seconds: float) -> aiohttp.ClientTimeout:

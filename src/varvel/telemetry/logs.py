@@ -7,6 +7,7 @@ import contextlib
 import uuid
 from collections import Counter
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import msgspec
 import structlog
@@ -141,8 +142,7 @@ class Logs:
             self._task.cancel()
             await asyncio.wait({self._task})
         while self._buffer:
-            batch, self._buffer = self._buffer, []
-            await (self._to_spool(batch) if self._spool or not self._up.is_set() else self._insert(batch))
+            await self._flush()
 
     async def barrier(self) -> None:
         """Return when every line taken before this call is in the store. Raises `TelemetryUnavailable`."""
@@ -243,7 +243,7 @@ class Logs:
         try:
             await self._store.execute(f"KILL QUERY WHERE query_id = '{self._query_id}' SYNC")
             there = await self._there(lines)
-            new = [line for line in lines if ts_of(line) not in there]
+            new = [line for line in lines if _identity(msgspec.json.decode(line)) not in there]
             for start in range(0, len(new), BATCH):
                 await deliver(self._store, "logs", new[start : start + BATCH], self._rejects, self._query_id)
         except Exception as problem:
@@ -252,18 +252,24 @@ class Logs:
             return
         await asyncio.to_thread(self._spool.delete_oldest)
 
-    async def _there(self, lines: list[bytes]) -> set[int]:
+    async def _there(self, lines: list[bytes]) -> set[tuple[int, str, str]]:
         times = [ts for line in lines if (ts := ts_of(line)) is not None]
         if not times:
             return set()
-        sql = "SELECT ts FROM logs WHERE ts BETWEEN {first:Int64} AND {last:Int64}"
-        return {row["ts"] for row in await self._store.select(sql, {"first": min(times), "last": max(times)})}
+        sql = "SELECT ts, app, job_id FROM logs WHERE ts BETWEEN {first:Int64} AND {last:Int64}"
+        rows = await self._store.select(sql, {"first": min(times), "last": max(times)})
+        return {_identity(row) for row in rows}
 
     def _say_lost(self) -> None:
         lost, self._lost = self._lost, Counter()
         for (app, source), count in lost.items():
             message = f"{count} log lines were lost: the telemetry store was away and there was no room to keep them."
             self.take(app=app, revision="", job_id="", level="warning", message=message, source=source)
+
+
+def _identity(row: Mapping[str, Any]) -> tuple[int, str, str]:
+    # `ts` alone would do for one server; several may share a store.
+    return row["ts"], row["app"], row["job_id"]
 
 
 def _encodable(row: LogRow) -> LogRow:

@@ -42,7 +42,7 @@ ORDER BY (owner, endpoint_id, ended_at, request_id)
 SETTINGS fsync_after_insert = 1, fsync_part_directory = 1;
 
 -- Whole hours of `requests`, one or more rows of states an hour: read with sum() and quantilesBFloat16Merge(...).
--- The relative error of the percentiles is below 0.4 %. `hour` is the UTC hour's first microsecond.
+-- The percentiles are rounded down by at most 0.8 %. `hour` is the UTC hour's first microsecond.
 CREATE TABLE IF NOT EXISTS requests_hourly (
     owner LowCardinality(String),
     endpoint_id LowCardinality(String),
