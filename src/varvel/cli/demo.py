@@ -1,0 +1,202 @@
+"""The first five minutes: a page goes through the queue, and every trace of it is shown."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import select
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from varvel.apps import examples
+from varvel.cli import call, deploy, logs, upload
+from varvel.cli.connection import FAILED, Failure, Place
+from varvel.cli.session import Session, print_text
+
+APP = "me/ocr"
+START_SECONDS = 900.0
+"""Longest that a server may take to start: the first time it builds environments."""
+STOP_SECONDS = 60.0
+RECORD_SECONDS = 15.0
+"""Longest that the bill of a request may take to follow its record."""
+
+
+def run(session: Session, tls_port: int) -> dict[str, Any]:
+    """Send the sample page to a running server and print what came of it. Raises `Failure`."""
+    folder = examples.folder()
+    if folder is None:
+        raise Failure("the examples are not there: run this in Varvel's own folder")
+    _deploy_missing(session, folder)
+    sample = folder / examples.SAMPLE
+    _head(session, f"Sending {_near(sample)} through the queue to {APP}")
+    url = upload.to_url(session, sample)
+    submitted = call.submit(session, APP, {"image_url": url}, {})
+    answer = call.follow(session, submitted, quiet=True).json()
+    _head(session, "The text that came back")
+    print_text(answer["text"])
+    record = wait_for_record(session, submitted["request_id"])
+    _head(session, "Its request record")
+    print_text(json.dumps(record, indent=2))
+    lines = request_logs(session, submitted["request_id"])
+    _head(session, "Its log lines")
+    for item in lines:
+        logs.show(session, item)
+    _head(session, "Three commands to paste next")
+    for line in commands(session.place, tls_port, url, sample):
+        print_text(line + "\n")
+    return {"answer": answer, "record": record, "logs": lines}
+
+
+def _deploy_missing(session: Session, folder: Path) -> None:
+    there = {app["app"] for app in session.server.get("/control/apps")["apps"]}
+    for target in examples.TARGETS:
+        name = target.partition("/")[0]
+        if f"me/{name}" not in there:
+            _head(session, f"Deploying examples/{name}")
+            order = {"target": "app.py", "options": {"name": name}}
+            deploy.send(session, folder / name, order, lambda _, text: session.say(text))
+
+
+def wait_for_record(session: Session, request_id: str) -> dict[str, Any]:
+    """The request's record with its billable units, which come a moment after it. Raises `Failure`."""
+    deadline = time.monotonic() + RECORD_SECONDS
+    while True:
+        params = {"endpoint_id": APP, "request_id": request_id, "expand": "billing"}
+        found = session.server.get("/v1/serverless/requests/by-endpoint", **params)["items"]
+        if found and found[0].get("billable_units") is not None:
+            record: dict[str, Any] = found[0]
+            return record
+        if time.monotonic() > deadline:
+            raise Failure(f"request {request_id} has no {'bill' if found else 'record'} after {RECORD_SECONDS:g} s")
+        time.sleep(0.1)
+
+
+def request_logs(session: Session, request_id: str) -> list[dict[str, Any]]:
+    """The request's lines. Raises `Failure` when there are none: the example prints."""
+    found = logs.history(session.server, {"request_id": request_id}, 100)
+    if not found:
+        raise Failure(f"request {request_id} has no log lines")
+    return found
+
+
+def commands(place: Place, tls_port: int, url: str, sample: Path) -> list[str]:
+    """The same call by curl, by fal_client and by varvel, to be pasted into a shell in this folder."""
+    key = f"$(cat {shlex.quote(_near(place.data / 'admin.key'))})"
+    body = json.dumps({"image_url": url})
+    host = f"localhost:{tls_port}"
+    python = _near(Path(sys.executable)) if importlib.util.find_spec("fal_client") else "python3"
+    code = f'import fal_client; print(fal_client.subscribe("{APP}", arguments={body})["text"])'
+    flags = "" if place.url == "http://127.0.0.1:8787" else f" --url {place.url}"
+    flags += "" if place.data.absolute() == Path(".varvel").absolute() else f" --data {shlex.quote(_near(place.data))}"
+    return [
+        f"curl {place.url}/run/{APP} -H \"Authorization: Key {key}\" -H 'Content-Type: application/json' -d '{body}'",
+        f"SSL_CERT_FILE={shlex.quote(_near(place.data / 'tls' / 'ca.pem'))} FAL_KEY={key} "
+        f"FAL_RUN_HOST={host}/run FAL_QUEUE_RUN_HOST={host}/queue {shlex.quote(python)} -c {shlex.quote(code)}",
+        f"{_varvel()} call {APP} image_url=@{shlex.quote(_near(sample))}{flags}",
+    ]
+
+
+def _near(path: Path) -> str:
+    """The path as it is typed from here."""
+    absolute, here = path.absolute(), Path.cwd()
+    return str(absolute.relative_to(here)) if absolute.is_relative_to(here) else str(absolute)
+
+
+def _varvel() -> str:
+    beside = Path(sys.executable).with_name("varvel")
+    return shlex.quote(_near(beside)) if beside.exists() else "varvel"
+
+
+def _head(session: Session, text: str) -> None:
+    session.out.print(f"\n[bold]{escape(text)}[/bold]")
+
+
+def demo(
+    data: Annotated[Path | None, typer.Option(help="Data folder. Default: a fresh one that is removed again.")] = None,
+    port: Annotated[int, typer.Option(help="Plain port; 0 takes a free one.")] = 0,
+    tls_port: Annotated[int, typer.Option(help="TLS port; 0 takes a free one.")] = 0,
+) -> None:
+    """Start a server, deploy the examples, send the sample page, show every trace of it, stop the server.
+
+    Exit code 0 when all of it worked.
+    """
+    ports = [wanted or free for wanted, free in zip((port, tls_port), _free_ports(), strict=True)]
+    with tempfile.TemporaryDirectory(prefix="varvel-demo-") as place:
+        folder = data or Path(place, "data")
+        url = f"http://127.0.0.1:{ports[0]}"
+        with _server(folder, ports, Path(place, "server.log")):
+            session = Session(Place(url, (folder / "admin.key").read_text().strip(), folder))
+            try:
+                run(session, ports[1])
+            finally:
+                session.close()
+        session.out.print("\n[green]All of it worked; the server is stopped.[/green]")
+
+
+@contextmanager
+def _server(folder: Path, ports: list[int], log: Path) -> Iterator[None]:
+    """A `varvel up` of our own, ended by its process id. Raises `Failure` with its last words."""
+    flags = ["--data", str(folder), "--port", str(ports[0]), "--tls-port", str(ports[1]), "--no-demo"]
+    with log.open("wb") as stderr:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "varvel.cli.main", "up", *flags],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+        )
+    try:
+        _wait_ready(child, log)
+        yield
+    finally:
+        child.send_signal(signal.SIGTERM)
+        try:
+            status = child.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            status = child.wait()
+        if child.stdout is not None:
+            child.stdout.close()
+    if status != 0:
+        raise Failure(f"the server ended with status {status}:\n{_tail(log)}")
+
+
+def _wait_ready(child: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    assert child.stdout is not None
+    seen = b""
+    while time.monotonic() < deadline:
+        if not select.select([child.stdout], [], [], 0.2)[0]:
+            continue
+        part = os.read(child.stdout.fileno(), 65536)
+        seen += part
+        if not part:
+            break
+        if any(line.startswith(b"ready ") for line in seen.splitlines()):
+            return
+    raise Failure(f"the server did not become ready:\n{_tail(log)}", FAILED)
+
+
+def _tail(log: Path) -> str:
+    return "\n".join(log.read_text(errors="replace").splitlines()[-20:])
+
+
+def _free_ports() -> list[int]:
+    import socket
+
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
+    ports = [item.getsockname()[1] for item in sockets]
+    for item in sockets:
+        item.close()
+    return ports

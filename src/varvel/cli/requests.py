@@ -1,0 +1,70 @@
+"""`varvel requests`: records of finished requests."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from varvel.cli.connection import USAGE, Failure
+from varvel.cli.session import Session, command, table
+from varvel.cli.times import moment, short
+
+PAGE = 100
+MOST_ENDPOINTS = 50
+
+
+@command
+def requests(
+    session: Session,
+    endpoint: Annotated[
+        list[str] | None, typer.Argument(help="OWNER/NAME or an endpoint of it; all apps without.")
+    ] = None,
+    status: Annotated[str | None, typer.Option(help="success, user_error or error.")] = None,
+    request: Annotated[str | None, typer.Option(help="One request by its id.")] = None,
+    since: Annotated[str | None, typer.Option(help="15m, 2h, 7d, or an ISO time; default 24 hours.")] = None,
+    until: Annotated[str | None, typer.Option(help="Up to then.")] = None,
+    sort: Annotated[str | None, typer.Option(help="ended_at (newest first) or duration (longest first).")] = None,
+    payloads: Annotated[bool, typer.Option(help="With input and output (--json).")] = False,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1)] = 50,
+) -> None:
+    """Finished requests with status, times and billable units."""
+    params = {
+        "endpoint_id": endpoint or all_apps(session),
+        "status": status,
+        "request_id": request,
+        "start": moment(since),
+        "end": moment(until),
+        "sort_by": sort,
+        "expand": ["payloads", "billing"] if payloads else ["billing"],
+        "limit": min(limit, PAGE),
+    }
+    found = list(session.server.pages("/v1/serverless/requests/by-endpoint", "items", limit, params))
+    session.show(found, lambda: _table(found))
+
+
+def all_apps(session: Session) -> list[str]:
+    """Ids of the caller's apps, as many as one query takes. Raises `Failure` when there are none."""
+    found = [str(app["endpoint_id"]) for app in session.server.get("/v1/serverless/apps")["apps"]]
+    if not found:
+        raise Failure("you have no apps yet: 'varvel deploy FILE.py' makes one", USAGE)
+    if len(found) > MOST_ENDPOINTS:
+        session.say(f"of the first {MOST_ENDPOINTS} of {len(found)} apps; name others", "yellow")
+    return found[:MOST_ENDPOINTS]
+
+
+def _table(found: list[dict[str, Any]]) -> Table:
+    columns = ("ended", "endpoint", "request", "status", "seconds", "units")
+    rows = (
+        (
+            short(item["ended_at"]),
+            item["endpoint_id"],
+            item["request_id"],
+            item["status_code"],
+            None if item["duration"] is None else float(item["duration"]),
+            None if item.get("billable_units") is None else float(item["billable_units"]),
+        )
+        for item in found
+    )
+    return table(columns, rows)
