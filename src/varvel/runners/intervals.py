@@ -63,10 +63,6 @@ class Intervals:
         self._spent: dict[tuple[int, ...], int] = {}
         self._since = self._last = now()
 
-    @property
-    def empty(self) -> bool:
-        return not any(self._counts)
-
     def move(self, old: RunnerState | None, new: RunnerState | None) -> None:
         """A runner went from `old` (None: it is new) to `new` (None or TERMINATED: it is no more)."""
         self.advance()

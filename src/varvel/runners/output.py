@@ -151,16 +151,20 @@ class Output:
             self._close_raw(raw)
             return
         *lines, raw.partial = (raw.partial + data).split(b"\n")
-        for line in lines:
-            self._take_raw(raw.level, line)
+        for index, line in enumerate(lines):
+            if not self._take_raw(raw.level, line):
+                self._dropped += len(lines) - index - 1
+                break
         if len(raw.partial) > LONGEST_RAW:
             line, raw.partial = raw.partial, b""
             self._take_raw(raw.level, line)
 
-    def _take_raw(self, level: str, line: bytes) -> None:
-        if self._admit(self.rate):
-            request_id, endpoint = next(iter(self.requests.items())) if len(self.requests) == 1 else ("", "")
-            self._take(level, line.rstrip(b"\r").decode("utf-8", "backslashreplace"), request_id, endpoint, time.time())
+    def _take_raw(self, level: str, line: bytes) -> bool:
+        if not self._admit(self.rate):
+            return False
+        request_id, endpoint = next(iter(self.requests.items())) if len(self.requests) == 1 else ("", "")
+        self._take(level, line.rstrip(b"\r").decode("utf-8", "backslashreplace"), request_id, endpoint, time.time())
+        return True
 
     def _take(self, level: str, message: str, request_id: str, endpoint: str, at: float) -> None:
         self.tail.append(message)

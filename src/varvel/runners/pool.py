@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import shutil
 import tempfile
-from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from varvel import ids
 from varvel.apps.model import App, AppId, Catalog, Revision
 from varvel.errors import NotFound
-from varvel.runners import rules
+from varvel.runners import health, rules
 from varvel.runners.environment import app_environment, passed
-from varvel.runners.errors import RunnerError, SchedulingFailed, StartFailed, StartTimeout
+from varvel.runners.errors import SchedulingFailed, StartFailed, StartTimeout
+from varvel.runners.fleet import Fleet, Waiter
 from varvel.runners.intervals import Intervals, SteadyClock
 from varvel.runners.model import RunnerInfo, RunnerState, Slot
 from varvel.runners.output import Output
@@ -30,6 +30,7 @@ from varvel.settings import Settings
 from varvel.telemetry.model import EventRow, LogSink, RunnerRow
 
 TICK = 0.25
+DYING = 0.05
 SAMPLE_EVERY = 20
 """Ticks between two samples of CPU and memory."""
 HOLD = 60.0
@@ -38,42 +39,6 @@ LONGEST_SOCKET = 100
 """Bytes of a socket's path; the system's own limit is 107."""
 State = RunnerState
 Record = Callable[[EventRow | RunnerRow], None]
-
-
-@dataclass(eq=False)
-class _Waiter:
-    """A direct call that waits for a slot."""
-
-    slot: asyncio.Future[Slot]
-    hint: str | None
-
-
-@dataclass(eq=False)
-class _Fleet:
-    """The runners of one app, and who waits for them."""
-
-    app: AppId
-    runners: list[Runner] = field(default_factory=list)
-    waiters: deque[_Waiter] = field(default_factory=deque)
-    waiting: int = 0
-    """Queued requests that wait."""
-    starved: bool = False
-    """A queued request was refused a slot and is to be told of the next free one."""
-    failures: int = 0
-    retry_at: float = 0.0
-    failure: StartFailed | None = None
-    wake: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set when a start succeeds: those that wait out a backoff go on at once."""
-    pressed_since: float | None = None
-    intervals: dict[str, Intervals] = field(default_factory=dict)
-
-    def load(self, revision_id: str) -> rules.Load:
-        in_flight = sum(runner.in_flight for runner in self.serving(revision_id))
-        return rules.Load(in_flight=in_flight, waiting=self.waiting + len(self.waiters))
-
-    def serving(self, revision_id: str) -> list[Runner]:
-        """Runners of the revision that are ready or will be."""
-        return [runner for runner in self.runners if runner.revision.revision_id == revision_id and not runner.stopping]
 
 
 class LocalPool:
@@ -97,7 +62,7 @@ class LocalPool:
         self._folder = folder
         self._base = passed(os.environ if environ is None else environ)
         self._placement = placement
-        self._fleets: dict[AppId, _Fleet] = {}
+        self._fleets: dict[AppId, Fleet] = {}
         self._free_callbacks: list[Callable[[AppId], None]] = []
         self._failed_callbacks: list[Callable[[AppId, str, str], None]] = []
         self._clock = SteadyClock()
@@ -165,19 +130,18 @@ class LocalPool:
             raise NotFound(f"App {app} not found")
         if self._stopping:
             raise SchedulingFailed("The server is stopping")
-        self._pump(fleet)
-        if fleet.failure is not None and not any(runner.state is not State.CRASH_BACKOFF for runner in fleet.runners):
-            raise SchedulingFailed(fleet.failure.message)
-        waiter = _Waiter(self._loop.create_future(), hint)
+        self._refuse_in_backoff(fleet)
+        waiter = Waiter(self._loop.create_future(), hint)
         fleet.waiters.append(waiter)
         self._pump(fleet)
         try:
             async with asyncio.timeout(timeout):
                 return await waiter.slot
-        except TimeoutError as late:
-            raise StartTimeout(f"No runner of {app} was free in {timeout:g} seconds") from late
-        finally:
+        except BaseException as problem:
             self._leave(fleet, waiter)
+            if isinstance(problem, TimeoutError):
+                raise StartTimeout(f"No runner of {app} was free in {timeout or 0:g} seconds") from problem
+            raise
 
     def demand(self, app: AppId, waiting: int) -> None:
         """As `Pool.demand`."""
@@ -213,10 +177,9 @@ class LocalPool:
         It is kept for a minute until `switched` is called. Raises `StartFailed` with the last lines of its output.
         """
         fleet = self._fleet(revision.app)
-        runner = self._create(fleet, revision, revision.spec.scaling.max_multiplexing, awaited=False)
+        runner = self._create(fleet, revision, revision.spec.scaling.max_multiplexing, awaited=False, delayed=False)
         runner.held_until = self._loop.time() + revision.spec.scaling.startup_timeout + HOLD
-        failed = asyncio.ensure_future(self._start(fleet, runner))
-        await failed
+        await self._start(fleet, runner)
 
     def switched(self, app: AppId) -> None:
         """Another revision is the app's current one: runners of others end when they are free."""
@@ -248,7 +211,7 @@ class LocalPool:
 
     # Slots
 
-    def _pick(self, fleet: _Fleet, hint: str | None) -> RunnerSlot | None:
+    def _pick(self, fleet: Fleet, hint: str | None) -> RunnerSlot | None:
         app = self._catalog.get(fleet.app)
         if app is None or self._stopping:
             return None
@@ -280,7 +243,7 @@ class LocalPool:
         if kill:
             self._end(runner, kill=True)
         elif health_check and runner.state in READY:
-            self._spawn(self._check(runner))
+            self._spawn(health.check(runner, self._loop.time(), self._unwell, at_once=True))
         if runner.free() and (fleet.waiters or fleet.starved):
             self._feed(fleet)
         if runner.in_flight == 0:
@@ -290,7 +253,27 @@ class LocalPool:
             elif runner.state is State.DRAINING:
                 self._end(runner)
 
-    def _feed(self, fleet: _Fleet) -> None:
+    def _suspect(self, runner: Runner) -> None:
+        if runner.state in READY and not runner.suspect:
+            runner.suspect = True
+            self._spawn(self._clear_suspicion(runner))
+
+    async def _clear_suspicion(self, runner: Runner) -> None:
+        """A process that dies closes its connections a moment before its end can be seen."""
+        await asyncio.sleep(DYING)
+        if runner.state in READY and runner.connections is not None:
+            if await runner.connections.reachable():
+                runner.suspect = False
+                self._feed(self._fleet(runner.revision.app))
+            else:
+                self._unwell(runner)
+
+    def _unwell(self, runner: Runner) -> None:
+        if runner.state in READY:
+            runner.output.say("error", "The runner does not answer its health check and is ended")
+            self._end(runner, kill=True)
+
+    def _feed(self, fleet: Fleet) -> None:
         """Give free slots to those that wait: direct calls first, then whoever serves the queue."""
         while fleet.waiters:
             waiter = fleet.waiters[0]
@@ -307,19 +290,20 @@ class LocalPool:
             for callback in self._free_callbacks:
                 callback(fleet.app)
 
-    def _leave(self, fleet: _Fleet, waiter: _Waiter) -> None:
+    def _refuse_in_backoff(self, fleet: Fleet) -> None:
+        """Raise `SchedulingFailed` when the app's runners have just failed to start and none is on its way."""
+        hopeful = any(runner.state is not State.CRASH_BACKOFF for runner in fleet.runners)
+        if fleet.failure is not None and not hopeful and self._loop.time() < fleet.retry_at:
+            raise SchedulingFailed(fleet.failure.message)
+
+    def _leave(self, fleet: Fleet, waiter: Waiter) -> None:
+        """Its caller does not wait any more; a slot that was given to it in the same moment is given back."""
         if waiter in fleet.waiters:
             fleet.waiters.remove(waiter)
-        elif waiter.slot.done() and not waiter.slot.cancelled() and waiter.slot.exception() is None:
-            self._spare(waiter)
-
-    def _spare(self, waiter: _Waiter) -> None:
-        """A slot given at the moment at which its caller went away is given back."""
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
+        if waiter.slot.done() and not waiter.slot.cancelled() and waiter.slot.exception() is None:
             waiter.slot.result().release()
 
-    def _fail_waiters(self, fleet: _Fleet, error: Exception) -> None:
+    def _fail_waiters(self, fleet: Fleet, error: Exception) -> None:
         while fleet.waiters:
             waiter = fleet.waiters.popleft()
             if not waiter.slot.done():
@@ -327,7 +311,7 @@ class LocalPool:
 
     # Scaling
 
-    def _pump(self, fleet: _Fleet) -> None:
+    def _pump(self, fleet: Fleet) -> None:
         """Start what is missing."""
         app = self._catalog.get(fleet.app)
         if app is None or self._stopping:
@@ -345,19 +329,20 @@ class LocalPool:
         for _ in range(missing):
             self._begin(fleet, app)
 
-    def _pressed(self, fleet: _Fleet, app: App, serving: list[Runner]) -> bool:
+    def _pressed(self, fleet: Fleet, app: App, serving: list[Runner]) -> bool:
         """Whether more was wanted for `scaling_delay` seconds; from zero there is no delay."""
         now = self._loop.time()
         if fleet.pressed_since is None:
             fleet.pressed_since = now
         return not serving or now - fleet.pressed_since >= app.scaling.scaling_delay
 
-    def _begin(self, fleet: _Fleet, app: App) -> None:
+    def _begin(self, fleet: Fleet, app: App) -> None:
         waiting = bool(fleet.waiters or fleet.waiting)
-        runner = self._create(fleet, app.current, app.scaling.max_multiplexing, awaited=waiting)
+        delayed = fleet.retry_at > self._loop.time()
+        runner = self._create(fleet, app.current, app.scaling.max_multiplexing, awaited=waiting, delayed=delayed)
         self._spawn(self._start_quietly(fleet, runner))
 
-    def _shrink(self, fleet: _Fleet) -> None:
+    def _shrink(self, fleet: Fleet) -> None:
         """End what is idle for longer than it may be, and what was to start but is not wanted any more."""
         app = self._catalog.get(fleet.app)
         if app is None:
@@ -417,7 +402,7 @@ class LocalPool:
 
     # The life of one runner
 
-    def _create(self, fleet: _Fleet, revision: Revision, places: int, awaited: bool) -> Runner:
+    def _create(self, fleet: Fleet, revision: Revision, places: int, *, awaited: bool, delayed: bool) -> Runner:
         runner_id = ids.uuid7()
         app = revision.app
         output = Output(
@@ -444,26 +429,26 @@ class LocalPool:
             wall_created=ids.now(),
             output=output,
             awaited=awaited,
-            state=State.CRASH_BACKOFF if fleet.retry_at > self._loop.time() else State.PENDING,
+            state=State.CRASH_BACKOFF if delayed else State.PENDING,
         )
         fleet.runners.append(runner)
         self._intervals(fleet, runner).move(None, runner.state)
         self._event(runner, "runner_pending")
         return runner
 
-    async def _start_quietly(self, fleet: _Fleet, runner: Runner) -> None:
+    async def _start_quietly(self, fleet: Fleet, runner: Runner) -> None:
         try:
             await self._start(fleet, runner)
         except StartFailed as failure:
             self._start_failed(fleet, failure)
 
-    async def _start(self, fleet: _Fleet, runner: Runner) -> None:
+    async def _start(self, fleet: Fleet, runner: Runner) -> None:
         """Bring a runner from pending to ready. Raises `StartFailed`."""
         started: asyncio.Future[None] = self._loop.create_future()
         runner.living = self._spawn(self._live(fleet, runner, started))
         await started
 
-    async def _live(self, fleet: _Fleet, runner: Runner, started: asyncio.Future[None]) -> None:
+    async def _live(self, fleet: Fleet, runner: Runner, started: asyncio.Future[None]) -> None:
         placed = False
         try:
             await self._sleep_off(fleet, runner)
@@ -475,16 +460,19 @@ class LocalPool:
             assert runner.process is not None
             status = await runner.process.wait()
             self._event_at_end(runner, status)
-        except StartFailed as failure:
+        except (StartFailed, OSError) as problem:
+            failure = (
+                problem if isinstance(problem, StartFailed) else StartFailed(f"No runner can be started: {problem}")
+            )
+            self._event(runner, "runner_finished" if runner.stopping else "runner_startup_failure")
             started.set_exception(failure)
-            self._event(runner, "runner_startup_failure" if not runner.stopping else "runner_finished")
         finally:
             if not started.done():
-                started.set_exception(StartFailed("The runner was stopped before it was ready"))
+                started.set_exception(StartFailed("The server is stopping"))
                 started.exception()
             await self._clear(fleet, runner, placed)
 
-    async def _sleep_off(self, fleet: _Fleet, runner: Runner) -> None:
+    async def _sleep_off(self, fleet: Fleet, runner: Runner) -> None:
         """Wait out the backoff after failed starts."""
         if runner.state is not State.CRASH_BACKOFF:
             return
@@ -544,12 +532,14 @@ class LocalPool:
             grace=revision.spec.scaling.termination_grace,
         )
 
-    def _is_ready(self, fleet: _Fleet, runner: Runner) -> None:
+    def _is_ready(self, fleet: Fleet, runner: Runner) -> None:
         now = self._loop.time()
         runner.startup = now - runner.created
         runner.idle_since = runner.checked_at = now
         runner.cold_left = runner.places if runner.awaited else 0
-        runner.connections = Connections(runner.socket, self._settings.max_headers, runner.output.drain)
+        runner.connections = Connections(
+            runner.socket, self._settings.max_headers, runner.output.drain, lambda: self._suspect(runner)
+        )
         if runner.held_until:
             runner.held_until = now + HOLD
         fleet.failures, fleet.retry_at, fleet.failure = 0, 0.0, None
@@ -561,7 +551,7 @@ class LocalPool:
         self._pump(fleet)
         self._feed(fleet)
 
-    def _start_failed(self, fleet: _Fleet, failure: StartFailed) -> None:
+    def _start_failed(self, fleet: Fleet, failure: StartFailed) -> None:
         """Put the next start off, and tell those that wait, unless another runner may still serve them."""
         if self._stopping or self._catalog.get(fleet.app) is None:
             return
@@ -574,7 +564,7 @@ class LocalPool:
             callback(fleet.app, failure.data_type, failure.message)
         self._pump(fleet)
 
-    async def _clear(self, fleet: _Fleet, runner: Runner, placed: bool) -> None:
+    async def _clear(self, fleet: Fleet, runner: Runner, placed: bool) -> None:
         """The process is no more: nothing of it stays."""
         if runner.process is not None:
             runner.process.kill()
@@ -632,45 +622,19 @@ class LocalPool:
         async with self._room:
             self._room.notify_all()
 
-    # Health
-
-    async def _check(self, runner: Runner) -> None:
-        """See whether the runner still answers; if not, it is killed."""
-        if runner.connections is None or runner.checking:
-            return
-        check = runner.revision.spec.health_check or {}
-        runner.checking = True
-        try:
-            async with asyncio.timeout(float(check.get("timeout_seconds") or 5.0)):
-                healthy = await self._answers(runner.connections, check)
-        except (TimeoutError, RunnerError):
-            healthy = False
-        finally:
-            runner.checking = False
-        if not healthy and runner.state in READY:
-            self._end(runner, kill=True)
-
-    async def _answers(self, connections: Connections, check: dict[str, Any]) -> bool:
-        if not check.get("path"):
-            return await connections.reachable()
-        response = await connections.send(str(check.get("method") or "POST"), str(check["path"]).encode(), [], b"")
-        await response.read(1 << 20)
-        response.close()
-        return response.status < 500
-
     # Keeping book
 
-    def _fleet(self, app: AppId) -> _Fleet:
+    def _fleet(self, app: AppId) -> Fleet:
         fleet = self._fleets.get(app)
         if fleet is None:
-            fleet = self._fleets[app] = _Fleet(app)
+            fleet = self._fleets[app] = Fleet(app)
         return fleet
 
     def _set(self, runner: Runner, state: RunnerState) -> None:
         old, runner.state = runner.state, state
         self._intervals(self._fleet(runner.revision.app), runner).move(old, state)
 
-    def _intervals(self, fleet: _Fleet, runner: Runner) -> Intervals:
+    def _intervals(self, fleet: Fleet, runner: Runner) -> Intervals:
         machine_type = runner.revision.spec.machine_type
         intervals = fleet.intervals.get(machine_type)
         if intervals is None:
@@ -708,21 +672,27 @@ class LocalPool:
             self._event(runner, "runner_failed", state=str(runner.state))
 
     async def _tick(self) -> None:
-        count = 0
-        while True:
+        for count in itertools.count(1):
             await asyncio.sleep(TICK)
-            count += 1
             stepped = self._clock.rebase()
             for fleet in list(self._fleets.values()):
-                self._shrink(fleet)
-                self._pump(fleet)
-                for intervals in fleet.intervals.values():
-                    intervals.restart() if stepped else intervals.advance()
-                for runner in fleet.runners:
-                    if runner.connections is not None:
-                        runner.connections.tidy()
+                self._look_after(fleet, stepped)
+            if self._placed >= self._settings.max_runners:
+                await self._wake_room()
             if count % SAMPLE_EVERY == 0:
                 await self._sample()
+
+    def _look_after(self, fleet: Fleet, stepped: bool) -> None:
+        now = self._loop.time()
+        self._shrink(fleet)
+        self._pump(fleet)
+        for intervals in fleet.intervals.values():
+            intervals.restart() if stepped else intervals.advance()
+        for runner in fleet.runners:
+            if runner.connections is not None:
+                runner.connections.tidy()
+            if health.due(runner, now):
+                self._spawn(health.check(runner, now, self._unwell, at_once=False))
 
     async def _sample(self) -> None:
         running = [r for fleet in self._fleets.values() for r in fleet.runners if r.process is not None]

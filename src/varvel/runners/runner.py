@@ -44,18 +44,22 @@ class Runner:
     hints: frozenset[str] = frozenset()
     stopping: bool = False
     """Its end was asked for; if it ends otherwise, it has failed."""
+    suspect: bool = False
+    """It closed a connection in the middle of a request: it gets no other until it is known to live."""
     ready: asyncio.Event = field(default_factory=asyncio.Event)
     living: asyncio.Task[None] | None = None
     health_failures: int = 0
     checking: bool = False
     checked_at: float = 0.0
+    checked_well: bool = False
+    """Whether it ever passed its health check: until then it has its start period."""
     cpu_ticks: int = 0
     cpu_percent: float = 0.0
     memory_bytes: int = 0
 
     def free(self) -> bool:
         """Whether it can take one more request."""
-        return self.state in READY and self.in_flight < self.places and not self.stopping
+        return self.state in READY and self.in_flight < self.places and not (self.stopping or self.suspect)
 
     def info(self) -> RunnerInfo:
         return RunnerInfo(

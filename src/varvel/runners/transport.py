@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable
-from typing import Any
 
 import httptools
 
@@ -177,7 +176,9 @@ class _Connection(asyncio.Protocol):
 
     # What the pool asks
 
-    async def request(self, head: bytes, body: bytes | AsyncIterator[bytes], bodiless: bool) -> Response:
+    async def request(
+        self, head: bytes, body: bytes | AsyncIterator[bytes], length: int | None, bodiless: bool
+    ) -> Response:
         """Send a request and wait for the head of its response."""
         waiter: asyncio.Future[Response] = self._loop.create_future()
         self._head = waiter
@@ -187,7 +188,7 @@ class _Connection(asyncio.Protocol):
             self._transport.write(head + body if body else head)
         else:
             self._transport.write(head)
-            self._sending = self._loop.create_task(self._send(body, b"chunked\r\n" in head))
+            self._sending = self._loop.create_task(self._send(body, length))
         try:
             return await waiter
         except BaseException:
@@ -214,12 +215,12 @@ class _Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserError as problem:
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as problem:
             self._fail(RunnerIncomplete(f"The app's answer is not HTTP: {problem}"))
             self.abort()
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._closed = True
+        aborted, self._closed = self._closed, True
         self._connections.forget(self)
         if self._sending is not None:
             self._sending.cancel()
@@ -227,6 +228,8 @@ class _Connection(asyncio.Protocol):
             self._writable.set_result(None)
         if self._head is not None:
             self._connections.answered()
+            if not aborted:
+                self._connections.broken()
         self._fail(RunnerDisconnected() if self._response is None else RunnerIncomplete())
 
     def pause_writing(self) -> None:
@@ -301,20 +304,22 @@ class _Connection(asyncio.Protocol):
         elif response is not None:
             response._end(error)
 
-    async def _send(self, body: AsyncIterator[bytes], chunked: bool) -> None:
+    async def _send(self, body: AsyncIterator[bytes], length: int | None) -> None:
+        sent = 0
         try:
             async for part in body:
                 if not part:
                     continue
-                self._transport.write(b"%x\r\n%b\r\n" % (len(part), part) if chunked else part)
+                sent += len(part)
+                self._transport.write(b"%x\r\n%b\r\n" % (len(part), part) if length is None else part)
                 if self._writable is not None:
                     await self._writable
                 if self._closed:
                     return
-            if chunked:
+            if length is None:
                 self._transport.write(b"0\r\n\r\n")
-        except asyncio.CancelledError:
-            raise
+            elif sent != length:
+                raise InvalidRequest(f"The body has {sent} bytes where {length} were announced")
         except Exception as problem:
             # The caller's side broke: its own error says more than that this connection was dropped for it.
             if self._head is not None and not self._head.done():
@@ -322,14 +327,28 @@ class _Connection(asyncio.Protocol):
             self.abort()
 
 
-class Connections:
-    """Connections to one runner. `answered` is called when a response has wholly come, before its reader knows."""
+def _nothing() -> None: ...
 
-    def __init__(self, path: str, most_headers: int, answered: Callable[[], None] | None = None) -> None:
+
+class Connections:
+    """Connections to one runner.
+
+    `answered` is called when a response has wholly come, before its reader knows; `broken` when the runner
+    closed a connection in the middle of a request.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        most_headers: int,
+        answered: Callable[[], None] | None = None,
+        broken: Callable[[], None] | None = None,
+    ) -> None:
         self.path = path
         self.most_headers = most_headers
         self.loop = asyncio.get_running_loop()
-        self.answered: Callable[[], Any] = answered or (lambda: None)
+        self.answered = answered or _nothing
+        self.broken = broken or _nothing
         self._idle: list[_Connection] = []
         self._all: set[_Connection] = set()
 
@@ -338,7 +357,7 @@ class Connections:
         length = len(body) if isinstance(body, bytes) else announced_length(headers)
         head = request_head(method, target, headers, length)
         connection = self._idle.pop() if self._idle else await self._connect()
-        return await connection.request(head, body, method == "HEAD")
+        return await connection.request(head, body, length, method == "HEAD")
 
     async def reachable(self) -> bool:
         """Whether the runner takes a connection."""
