@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
@@ -153,7 +153,7 @@ class Event:
     data: dict[str, Any]
 
 
-async def events(client: httpx.AsyncClient, *, last: str | None = None, **params: Any) -> AsyncIterator[Event | str]:
+async def events(client: httpx.AsyncClient, *, last: str | None = None, **params: Any) -> AsyncGenerator[Event | str]:
     """Events of a stream, and its comments as text."""
     headers = {"Last-Event-ID": last} if last else {}
     async with client.stream("POST", "/serverless/logs/stream", params=params, headers=headers) as answer:
