@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from typing import Any
 
 from tests.runners.conftest import ECHO, World, call, until
 
@@ -17,7 +18,7 @@ async def app(scope, receive, send):
 """
 
 
-async def called(world: World, work: str, *request_ids: str, **scaling: int) -> None:
+async def called(world: World, work: str, *request_ids: str, **scaling: Any) -> None:
     """Call an app whose `work` does this, once for each id, all at the same time."""
     app = world.app(work + CALLED, **scaling)
     pool = await world.pool()
