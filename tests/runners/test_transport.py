@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 import websockets
-
 from tests.runners.conftest import ECHO, World, call, until
+
 from varvel.errors import InvalidRequest
 from varvel.runners.errors import ResponseHeadersTooLarge, RunnerIncomplete, RunnerRefused
 from varvel.runners.model import Slot
