@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import socket
 import sys
 from collections.abc import AsyncIterator
@@ -107,6 +108,7 @@ class Rig:
     meter: Meter
     keys: dict[str, str]
     clients: AsyncExitStack
+    gateway: Gateway
 
     async def client(self, owner: str | None = "me", **options: Any) -> httpx.AsyncClient:
         """A client with the key of an owner, or without one."""
@@ -116,8 +118,6 @@ class Rig:
 
     async def rows(self, kind: str, request_id: str) -> list[dict[str, Any]]:
         """What the outbox holds of a request."""
-        import json
-
         batches = await self.outbox.peek(kind, 1_000_000)
         found = [json.loads(line) for batch in batches for line in batch.body.splitlines()]
         return [row for row in found if row["request_id"] == request_id]
@@ -145,7 +145,8 @@ async def rig(folder: Path, **changes: Any) -> AsyncIterator[Rig]:
         stack.push_async_callback(database.close)
         keys = KeyStore(database)
         await keys.start()
-        secrets = {owner: (await keys.add_owner(owner)).key for owner in ("me", "other")}
+        new = [owner for owner in ("me", "other") if owner not in keys.owners()]
+        secrets = {owner: (await keys.add_owner(owner)).key for owner in new}
         apps, lines, meter = Apps(), Lines(), Meter()
         outbox = Outbox(database)
         ledger = Ledger(database, outbox)
@@ -181,21 +182,21 @@ async def rig(folder: Path, **changes: Any) -> AsyncIterator[Rig]:
         url = await stack.enter_async_context(listening(gateway))
         clients = await stack.enter_async_context(AsyncExitStack())
         yield Rig(
-            settings, url, apps, database, outbox, lines, pool, scheduler, webhooks, meter, secrets, clients
+            settings, url, apps, database, outbox, lines, pool, scheduler, webhooks, meter, secrets, clients, gateway
         )
 
 
 @asynccontextmanager
-async def listening(app: Any) -> AsyncIterator[str]:
+async def listening(app: Any, **tls: Any) -> AsyncIterator[str]:
     """An ASGI app on a free port; its URL."""
     listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_config=None, timeout_graceful_shutdown=1))
+    server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_config=None, timeout_graceful_shutdown=1, **tls))
     server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign,assignment]
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     while not server.started:
         await asyncio.sleep(0.005)
     try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        yield f"{'https' if tls else 'http'}://127.0.0.1:{listener.getsockname()[1]}"
     finally:
         server.should_exit = True
         await serving

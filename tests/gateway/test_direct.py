@@ -184,9 +184,7 @@ async def test_an_app_that_exits_in_a_request_is_a_runner_that_disconnected(shar
 
 
 @pytest.mark.parametrize(("announce", "send"), [(10, 5), (10, 50)])
-async def test_an_app_that_answers_other_than_it_announced_is_incomplete(
-    shared: Rig, announce: int, send: int
-) -> None:
+async def test_an_app_that_answers_other_than_it_announced_is_incomplete(shared: Rig, announce: int, send: int) -> None:
     client = await shared.client()
     answer = await client.post("/run/me/common", json={"announce": announce, "send": send})
     assert (answer.status_code, answer.json()["error_type"]) == (502, "runner_incomplete_response")

@@ -126,7 +126,9 @@ async def test_a_token_is_good_for_nothing_else(shared: Rig) -> None:
     assert refused.value.response.status_code == 404
 
 
-@pytest.mark.parametrize("body", [b"", b"{}", b"[]", b'{"allowed_apps": []}', b'{"allowed_apps": ["x"], "duration": 0}'])
+@pytest.mark.parametrize(
+    "body", [b"", b"{}", b"[]", b'{"allowed_apps": []}', b'{"allowed_apps": ["x"], "duration": 0}']
+)
 async def test_a_token_order_that_makes_no_sense_is_a_bad_request(shared: Rig, body: bytes) -> None:
     client = await shared.client()
     answer = await client.post("/tokens/", content=body)

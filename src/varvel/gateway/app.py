@@ -9,6 +9,8 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol
 from urllib.parse import parse_qs, unquote, urlsplit
 
+import structlog
+
 from varvel.apps.model import App, Catalog
 from varvel.auth.model import Authenticator
 from varvel.errors import InvalidRequest, NotFound, VarvelError
@@ -77,6 +79,7 @@ class Gateway:
         secret: Callable[[str], bytes],
     ) -> None:
         self._settings = settings
+        self._log = structlog.get_logger("varvel.gateway")
         self._meter = meter
         self._tokens = tokens.Tokens(secret("gateway tokens"))
         self._access = Access(authenticator, catalog, self._tokens)
@@ -120,6 +123,9 @@ class Gateway:
             await answer_error(send, error)
         except ClientGone:
             return
+        except Exception:
+            self._log.exception("a call broke", path=path)
+            await answer_error(send, VarvelError("Something went wrong in the server; its log says more"))
 
     # Calls to apps
 
@@ -247,7 +253,10 @@ class Gateway:
         wanted = header(scope, b"x-fal-target-url")
         if wanted is None:
             raise InvalidRequest("The header x-fal-target-url is missing")
-        parts = urlsplit(wanted)
+        try:
+            parts = urlsplit(wanted)
+        except ValueError as problem:
+            raise InvalidRequest("The header x-fal-target-url is not a URL") from problem
         path = hosts.local_path(parts.hostname or "", parts.path)
         room = self._rooms.get(path.split("/", 2)[1]) if path and path.startswith("/") else None
         if path is None or room is None or room == self._proxy:

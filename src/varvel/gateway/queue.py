@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from typing import Any, Literal, Protocol
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 from varvel.apps.model import App
+from varvel.egress import check_url
 from varvel.errors import InvalidRequest, TelemetryUnavailable, VarvelError
 from varvel.gateway.access import Access
 from varvel.gateway.asgi import Receive, Scope, Send, answer, answer_json, answer_not_found, encode
@@ -295,9 +296,7 @@ def _parameters(query: bytes) -> tuple[str | None, int | None]:
     given = parse_qs(query.decode("latin-1"))
     webhook = given.get("fal_webhook", [None])[-1]
     if webhook is not None:
-        parts = urlsplit(webhook)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise InvalidRequest("fal_webhook must be an http or https URL")
+        check_url(webhook)
     most = given.get("fal_max_queue_length", [None])[-1]
     if most is not None and not (most.isascii() and most.isdigit()):
         raise InvalidRequest("fal_max_queue_length must be a number, 0 or more")
