@@ -284,12 +284,12 @@ class Order:
     def size(self, app: AppId) -> int:
         """How many wait for this app, resting ones included."""
         lines = self._apps.get(app)
-        return len(lines) + lines.resting if lines else 0
+        return len(lines) + lines.resting if lines is not None else 0
 
     def ready(self, app: AppId) -> int:
         """How many could run now."""
         lines = self._apps.get(app)
-        return len(lines) if lines else 0
+        return len(lines) if lines is not None else 0
 
     def apps(self) -> list[AppId]:
         """Apps for which something waits."""
@@ -315,7 +315,7 @@ class Order:
 
     def _first(self, app: AppId) -> tuple[int, Waiting] | None:
         lines = self._apps.get(app)
-        return (lines.normal.first() or lines.low.first()) if lines else None
+        return (lines.normal.first() or lines.low.first()) if lines is not None else None
 
     def _remove_resting(self, request_id: str) -> tuple[AppId, int, Waiting] | None:
         found = self._resting.pop(request_id, None)
