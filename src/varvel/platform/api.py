@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from functools import cache
 from http import HTTPStatus
 from typing import Any
 
-from fastapi import APIRouter, FastAPI, Request
+from anyio import to_thread
+from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse
@@ -22,20 +25,24 @@ PREFIX = "/v1"
 _TYPES = {401: "authorization_error", 403: "authorization_error", 404: "not_found", 429: "rate_limited"}
 
 
-def build(parts: PlatformParts) -> FastAPI:
-    """The application that answers `/v1/...` and `/openapi.json`."""
+def build(parts: PlatformParts, sections: Sequence[APIRouter] | None = None) -> FastAPI:
+    """The application that answers `/v1/...` and `/openapi.json`; with all sections unless some are given."""
     app = FastAPI(title="Varvel Platform API", version=varvel.__version__, openapi_url=None, redirect_slashes=False)
     app.state.parts = parts
-    for section in _sections(parts):
+    for section in _sections(parts) if sections is None else sections:
         app.include_router(section, prefix=PREFIX)
     app.add_exception_handler(VarvelError, _on_varvel_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http_error)
-    page = json.dumps(describe(app, parts.settings.public_url)).encode()
+
+    @cache
+    def page() -> bytes:
+        return json.dumps(describe(app, parts.settings.public_url)).encode()
 
     @app.get("/openapi.json", include_in_schema=False)
-    async def openapi() -> Any:
-        return JSONResponse(json.loads(page))
+    async def openapi() -> Response:
+        # Made when first asked for: it takes longer than the rest of a start.
+        return Response(await to_thread.run_sync(page), media_type="application/json")
 
     app.add_middleware(
         Edge,
