@@ -13,7 +13,7 @@ ALLOWED: dict[str, set[str]] = {
     # room: the rooms that it may import. Single modules (errors, ids, settings, egress) are open to all.
     "apps": {"state", "telemetry", "runners", "queue"},
     "auth": {"state"},
-    "billing": {"telemetry"},
+    "billing": {"state", "telemetry"},
     "cli": {"server", "apps"},
     "control": {"apps", "auth", "platform", "runners", "telemetry"},
     "files": {"state"},

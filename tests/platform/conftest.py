@@ -22,7 +22,7 @@ from fastapi import FastAPI
 from varvel import ids
 from varvel.auth.keys import KeyStore
 from varvel.billing.machines import machine_types
-from varvel.platform import analytics, api, requests
+from varvel.platform import analytics, api, requests, usage
 from varvel.platform.parts import PlatformParts
 from varvel.settings import Settings
 from varvel.state.database import Database
@@ -125,7 +125,7 @@ async def served(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             clock=lambda: at[0],
         )
         # Only the sections that need nothing but a store: the others have tests of their own.
-        monkeypatch.setattr(api, "_sections", lambda parts: [part.router(parts) for part in (analytics, requests)])
+        monkeypatch.setattr(api, "_sections", lambda parts: [part.router(parts) for part in (analytics, requests, usage)])
         app = api.build(parts)
 
         def client(key: str) -> httpx.AsyncClient:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
-from itertools import islice
 from typing import Annotated, Any
 
 import msgspec
@@ -23,6 +22,7 @@ from varvel.platform.access import ApiCaller, own_endpoints
 from varvel.platform.buckets import Window, label
 from varvel.platform.cursors import Cursors, PageNumber
 from varvel.platform.envelope import Reply, failures
+from varvel.platform.paging import page_at
 from varvel.platform.parameters import Bound, CommaList, Cursor, End, Frame, Start, Zone, bucket_window
 from varvel.platform.parts import PlatformParts
 from varvel.platform.requests_sql import Endpoints, endpoints
@@ -30,8 +30,6 @@ from varvel.telemetry.model import TelemetryStore
 
 OPERATION = "analytics"
 METRIC_NAMES = sql.METRICS
-FARTHEST = 100_000
-"""Buckets that a numbered cursor may skip; the cursors that we give have no such bound."""
 
 
 def _described(name: str) -> str:
@@ -142,45 +140,6 @@ def _record(row: dict[str, Any], metrics: Wanted) -> dict[str, Any]:
     return record
 
 
-@dataclass(frozen=True, slots=True)
-class Page:
-    """The buckets of one page. `following` is the edge at which the next page begins."""
-
-    window: Window
-    edges: tuple[int, ...]
-    following: int | None
-
-    @property
-    def span(self) -> sql.Span:
-        """The part of the range that this page covers."""
-        first = self.edges[0] * 1_000_000 if self.edges else self.window.start
-        last = self.window.end if self.following is None else self.following * 1_000_000
-        return sql.Span(max(first, self.window.start), last, self.edges)
-
-
-def page_of(window: Window, limit: int, after: int | None = None, skip: int = 0) -> Page:
-    """The `limit` buckets of a window that begin at `after`, or after `skip` buckets."""
-    edges = tuple(islice(window.edges(after), skip, skip + limit + 1))
-    return Page(window, edges[:limit], edges[limit] if len(edges) > limit else None)
-
-
-def _paged(cursors: Cursors, cursor: str | None, window: Window, zone: str, limit: int) -> tuple[Page, bool]:
-    """The page that the cursor leads to, and whether it is the first."""
-    if cursor is None:
-        return page_of(window, limit), True
-    where = cursors.decode(OPERATION, cursor)
-    if isinstance(where, PageNumber):
-        skip = where.offset(limit)
-        if skip > FARTHEST:
-            raise InvalidRequest("cursor: so far ahead only the cursors of this list lead")
-        return page_of(window, limit, skip=skip), skip == 0
-    key: tuple[Any, ...] = where.key
-    start, end, timeframe, name, after = key
-    if name != zone:
-        raise InvalidRequest("cursor: belongs to a list with another timezone")
-    return page_of(Window(start, end, timeframe, window.zone), limit, after), False
-
-
 def router(parts: PlatformParts) -> APIRouter:
     """`GET /serverless/analytics`."""
     routes = APIRouter(tags=["Analytics"])
@@ -225,7 +184,7 @@ def router(parts: PlatformParts) -> APIRouter:
         await parts.telemetry.barrier()
         if "time_series" not in expand:
             return _reply(await _summary_page(parts.cursors, reader, chosen, window, metrics, size, cursor))
-        page, first = _paged(parts.cursors, cursor, window, timezone, size)
+        page = page_at(parts.cursors, OPERATION, cursor, window, timezone, size)
         records = await reader.read(chosen, page.span, metrics) if page.edges else {}
         body: dict[str, Any] = {
             "time_series": [
@@ -233,9 +192,8 @@ def router(parts: PlatformParts) -> APIRouter:
             ]
         }
         if "summary" in expand:
-            body["summary"] = await _summary(reader, chosen, page.window, metrics) if first else []
-        key = (page.window.start, page.window.end, page.window.timeframe, timezone, page.following)
-        body["next_cursor"] = None if page.following is None else parts.cursors.encode(OPERATION, key)
+            body["summary"] = await _summary(reader, chosen, page.window, metrics) if page.first else []
+        body["next_cursor"] = page.cursor(parts.cursors, OPERATION, timezone)
         return _reply(body)
 
     return routes

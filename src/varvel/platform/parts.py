@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from varvel.auth.keys import KeyStore
     from varvel.auth.limits import RateLimits
     from varvel.auth.model import Authenticator
-    from varvel.billing.rules import MachineType
+    from varvel.billing.machines import MachineTypes
+    from varvel.billing.prices import PriceBook
     from varvel.files.store import FileStore
     from varvel.metrics.meter import Meter
     from varvel.platform.idempotency import Idempotency
@@ -43,7 +44,7 @@ class PlatformParts:
     ledger: Ledger
     meter: Meter
     files: FileStore
-    machines: Callable[[str], MachineType]
+    machines: MachineTypes
     database: Database
     drains: LogDrains | None = None
     egress: Egress = field(default_factory=Egress)
@@ -55,6 +56,13 @@ class PlatformParts:
     def cursors(self) -> Cursors:
         """Makes and reads the `next_cursor` of every list."""
         return Cursors(self.keys.secret("cursors"))
+
+    @cached_property
+    def prices(self) -> PriceBook:
+        """What machine-seconds cost when. The server starts it, so that a change of prices holds from its start."""
+        from varvel.billing.prices import PriceBook
+
+        return PriceBook(self.database, self.machines, self.clock)
 
     @cached_property
     def idempotency(self) -> Idempotency:
