@@ -333,15 +333,9 @@ def main() -> None:
     }
     workers = Workers(given.data, scratch, {**SERVER, "max_server_memory_usage": given.memory * 2}, session)
     asyncio.run(serve(workers, given.socket))
-    closed = stop_all(workers)
+    closed = workers.close(CLOSE_WAIT)
     os.close(held)
     os._exit(0 if closed else 1)  # a thread that would not end makes an ordinary exit crash inside chDB
-
-
-def stop_all(workers: Workers) -> bool:
-    """Cancel what runs and join the threads."""
-    workers.submit(order("KILL QUERY WHERE 1 ASYNC"))
-    return workers.close(CLOSE_WAIT)
 
 
 if __name__ == "__main__":

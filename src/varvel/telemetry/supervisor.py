@@ -118,9 +118,7 @@ class Supervisor:
 
 async def _end(process: asyncio.subprocess.Process, grace: float) -> None:
     if process.stdin is not None:
-        process.stdin.close()
-    with contextlib.suppress(ProcessLookupError):
-        process.terminate()
+        process.stdin.close()  # asks it to end
     try:
         await asyncio.wait_for(process.wait(), grace)
     except TimeoutError:

@@ -10,6 +10,7 @@ import contextlib
 import queue
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -112,14 +113,17 @@ class Workers:
         self._queues[query.lane].put(query)
 
     def close(self, timeout: float) -> bool:
-        """Join every thread and close the store; False when a query would not end in `timeout` seconds each."""
+        """Cancel what runs, join every thread, close the store; False when that took longer than `timeout` seconds."""
         for lane, count in THREADS.items():
             for _ in range(count):
                 self._queues[lane].put(None)
-        for thread in self._threads:
-            thread.join(timeout)
-        if any(thread.is_alive() for thread in self._threads):
-            return False
+        deadline = time.monotonic() + timeout
+        while any(thread.is_alive() for thread in self._threads):
+            if time.monotonic() > deadline:
+                return False
+            self._first.query("KILL QUERY WHERE query_id != queryID() ASYNC")
+            for thread in self._threads:
+                thread.join(0.02)
         self._first.close()
         return True
 
