@@ -73,6 +73,7 @@ class Settings:
     # Runners
     max_runners: int = _setting(16, "Most runner processes on this machine, all apps together.")
     warm_parents: int = _setting(8, "Most warmed parents, one an environment, kept to fork runners from; 0 for none.")
+    mount_data: bool = _setting(True, "Show apps their files at /data itself, where the machine allows it.")
     fresh_idle: float = _setting(10.0, "A runner that has served nothing ends after this, unless it is to be kept.")
     log_rate: int = _setting(20_000, "Most log lines a second from one runner; the rest is counted and said.")
     usage_tick: float = _setting(15.0, "Runner seconds are written down this often, and at each change of state.")

@@ -9,6 +9,7 @@ import sys
 import threading
 from typing import Any
 
+from varvel_runner import storage
 from varvel_runner.lines import Capture, Lines, watch
 
 LARGEST_ORDER = 190_000
@@ -36,6 +37,7 @@ def _run(channel: socket.socket, order: dict[str, Any]) -> int:
     capture = Capture(lines)
     capture.install()
     faulthandler.enable(2)
+    storage.show(order, lines)
     threading.Thread(target=watch, args=(channel, lines, order["grace"]), daemon=True, name="varvel-watch").start()
     try:
         import varvel_runner.host as host  # it imports uvicorn, whose absence is to be told as a line

@@ -20,7 +20,7 @@ from typing import Any
 
 WARM: dict[str, tuple[str, ...]] = {
     "asgi": ("uvicorn", "uvicorn.lifespan.on", "uvicorn.protocols.http.auto", "uvicorn.protocols.websockets.auto",
-             "uvloop", "fastapi", "starlette.responses", "varvel_runner.host"),
+             "uvloop", "fastapi", "starlette.responses", "varvel_runner.host", "varvel_runner.storage"),
 }  # fmt: skip
 WARM["fal"] = (*WARM["asgi"], "fal", "fal.ref", "fal.toolkit", "starlette_exporter")
 LARGEST_ORDER = 190_000

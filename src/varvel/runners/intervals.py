@@ -10,7 +10,7 @@ from varvel.runners.model import RunnerState
 from varvel.runners.rules import cuts
 from varvel.telemetry.model import RunnerRow
 
-COLUMN = {
+COLUMN: dict[RunnerState | None, int] = {
     RunnerState.PENDING: 0,
     RunnerState.CRASH_BACKOFF: 0,
     RunnerState.SETUP: 1,
@@ -68,9 +68,10 @@ class Intervals:
         self.advance()
         if not (old in SERVING and new in SERVING):
             self._write()
-        for state, step in ((old, -1), (new, 1)):
-            if state is not None and state in COLUMN:
-                self._counts[COLUMN[state]] += step
+        if (column := COLUMN.get(old)) is not None:
+            self._counts[column] -= 1
+        if (column := COLUMN.get(new)) is not None:
+            self._counts[column] += 1
 
     def advance(self) -> None:
         """Write what is due until now."""

@@ -23,6 +23,8 @@ class Order:
     file: str
     attribute: str
     socket: str
+    data: str
+    """The folder that the app is to see as `/data`, where the machine allows that."""
     environ: dict[str, str]
     log_rate: int
     grace: float

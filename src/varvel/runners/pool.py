@@ -527,6 +527,7 @@ class LocalPool:
             file=revision.spec.file,
             attribute=revision.spec.attribute,
             socket=runner.socket,
+            data=str(data) if self._settings.mount_data else "",
             environ=app_environment(self._base, revision, runner.runner_id, data),
             log_rate=self._settings.log_rate,
             grace=revision.spec.scaling.termination_grace,

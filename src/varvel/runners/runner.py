@@ -79,8 +79,8 @@ class Runner:
 class RunnerSlot:
     """A `Slot` in one runner."""
 
-    __slots__ = ("_given_back", "_release", "_request", "_runner", "cold_boot", "machine_type", "revision_id",
-                 "runner_id", "socket")  # fmt: skip
+    __slots__ = ("_given_back", "_release", "_request", "_response", "_runner",
+                 "cold_boot", "machine_type", "revision_id", "runner_id", "socket")  # fmt: skip
 
     def __init__(self, runner: Runner, cold_boot: float, release: Callable[[Runner, bool, bool], None]) -> None:
         self.runner_id = runner.runner_id
@@ -91,6 +91,7 @@ class RunnerSlot:
         self._runner = runner
         self._release = release
         self._request = ""
+        self._response: Response | None = None
         self._given_back = False
 
     async def send(self, method: str, target: bytes, headers: Headers, body: bytes | AsyncIterator[bytes]) -> Response:
@@ -99,14 +100,16 @@ class RunnerSlot:
             raise RuntimeError("a slot is only given in a runner that is ready")
         if not self._request:
             self._label(headers)
-        return await runner.connections.send(method, target, headers, body)
+        self._response = response = await runner.connections.send(method, target, headers, body)
+        return response
 
     def release(self, *, kill: bool = False, health_check: bool = False, hints: list[str] | None = None) -> None:
         if self._given_back:
             return
         self._given_back = True
         runner = self._runner
-        runner.output.drain()
+        if self._response is None or not self._response.complete:  # else what it wrote was taken as it was answered
+            runner.output.drain()
         runner.output.requests.pop(self._request, None)
         if hints is not None:
             runner.hints = frozenset(hints)
