@@ -33,6 +33,7 @@ from __future__ import annotations
 import base64
 import binascii
 import io
+import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -47,6 +48,7 @@ from rapidocr_onnxruntime import RapidOCR
 
 MAX_IMAGE_BYTES = 50 * 1024 * 1024
 FETCH_SECONDS = 60
+logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for each image fetched would drown the app's own
 Image.MAX_IMAGE_PIXELS = 100_000_000
 
 

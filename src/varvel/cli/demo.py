@@ -12,25 +12,27 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 from rich.markup import escape
 
 from varvel.apps import examples
 from varvel.cli import call, deploy, logs, upload
-from varvel.cli.connection import FAILED, Failure, Place
+from varvel.cli.connection import FAILED, Failure, Place, Refused
 from varvel.cli.session import Session, print_text
 
+T = TypeVar("T")
 APP = "me/ocr"
 START_SECONDS = 900.0
 """Longest that a server may take to start: the first time it builds environments."""
 STOP_SECONDS = 60.0
-RECORD_SECONDS = 15.0
-"""Longest that the bill of a request may take to follow its record."""
+RECORD_SECONDS = 60.0
+"""Longest that the record of a request may take, and the telemetry store to start on a busy machine."""
+UNAVAILABLE = 503
 
 
 def run(session: Session, tls_port: int) -> dict[str, Any]:
@@ -71,24 +73,38 @@ def _deploy_missing(session: Session, folder: Path) -> None:
 
 def wait_for_record(session: Session, request_id: str) -> dict[str, Any]:
     """The request's record with its billable units, which come a moment after it. Raises `Failure`."""
-    deadline = time.monotonic() + RECORD_SECONDS
-    while True:
-        params = {"endpoint_id": APP, "request_id": request_id, "expand": "billing"}
+    params = {"endpoint_id": APP, "request_id": request_id, "expand": "billing"}
+
+    def look() -> dict[str, Any] | None:
         found = session.server.get("/v1/serverless/requests/by-endpoint", **params)["items"]
-        if found and found[0].get("billable_units") is not None:
-            record: dict[str, Any] = found[0]
-            return record
-        if time.monotonic() > deadline:
-            raise Failure(f"request {request_id} has no {'bill' if found else 'record'} after {RECORD_SECONDS:g} s")
-        time.sleep(0.1)
+        return found[0] if found and found[0].get("billable_units") is not None else None
+
+    return _await(look, f"request {request_id} has no record with billable units")
 
 
 def request_logs(session: Session, request_id: str) -> list[dict[str, Any]]:
     """The request's lines. Raises `Failure` when there are none: the example prints."""
-    found = logs.history(session.server, {"request_id": request_id}, 100)
-    if not found:
-        raise Failure(f"request {request_id} has no log lines")
-    return found
+    return _await(
+        lambda: logs.history(session.server, {"request_id": request_id}, 100),
+        f"request {request_id} has no log lines",
+    )
+
+
+def _await(look: Callable[[], T | None], missing: str) -> T:
+    """What `look` finds, as soon as it finds something. A telemetry store that is still starting is waited for."""
+    deadline = time.monotonic() + RECORD_SECONDS
+    while True:
+        try:
+            found = look()
+        except Refused as problem:
+            if problem.status != UNAVAILABLE or time.monotonic() > deadline:
+                raise
+            found = None
+        if found:
+            return found
+        if time.monotonic() > deadline:
+            raise Failure(f"{missing} after {RECORD_SECONDS:g} s")
+        time.sleep(0.1)
 
 
 def commands(place: Place, tls_port: int, url: str, sample: Path) -> list[str]:

@@ -46,16 +46,24 @@ def send(session: Session, folder: Path, order: dict[str, Any], say: Callable[[s
 
 
 def _follow(lines: Iterator[str], say: Callable[[str, str], None]) -> dict[str, Any]:
+    said: set[str] = set()
     for text in lines:
         item = json.loads(text)
         if "line" in item:
+            said.add(item["line"]["message"].strip())
             say(item["line"]["level"], item["line"]["message"])
         elif "error" in item:
-            raise Failure(f"not deployed: {item['error']['message'].rstrip()}")
+            raise Failure(f"not deployed: {_unsaid(item['error']['message'], said)}")
         elif "revision" in item:
             revision: dict[str, Any] = item["revision"]
             return revision
     raise Failure("the server ended before the deployment did; look at its log", FAILED)
+
+
+def _unsaid(message: str, said: set[str]) -> str:
+    """The message without what its reader has seen go by already: a traceback, the output of uv."""
+    first, *rest = message.rstrip().splitlines()
+    return "\n".join([first, *(line for line in rest if line.strip() not in said)])
 
 
 @command
@@ -70,7 +78,7 @@ def deploy(
     annotation: Annotated[list[str] | None, typer.Option(help="KEY=VALUE, kept with the revision; repeatable.")] = None,
     setting: Annotated[
         list[str] | None,
-        typer.Option("--set", help="KEY=VALUE as in [tool.varvel], such as keep_alive=300; repeatable."),
+        typer.Option("--set", help="KEY=VALUE as in a tool.varvel table, such as keep_alive=300; repeatable."),
     ] = None,
     reset_scale: Annotated[bool, typer.Option(help="Forget scaling that was changed since.")] = False,
 ) -> None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import Annotated
 
-import click
 import typer
 from rich.console import Console
 from rich.markup import escape
@@ -63,24 +61,15 @@ def main() -> None:
 def run(arguments: list[str]) -> int:
     """Run one command; its exit code. Errors of a command are one message on stderr, never a traceback."""
     try:
-        status = app(arguments, standalone_mode=False)
+        app(arguments)
     except Failure as problem:
         _complain(problem.message)
         return problem.code
-    except click.exceptions.Exit as ending:
-        return ending.exit_code
-    except click.exceptions.Abort:
-        return INTERRUPTED
-    except click.ClickException as problem:
-        problem.show()
-        return problem.exit_code
+    except SystemExit as ending:
+        return ending.code if isinstance(ending.code, int) else 0
     except KeyboardInterrupt:
         return INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read our output (`| head`) has had enough.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    return status if isinstance(status, int) else 0
+    return 0
 
 
 def _complain(message: str) -> None:

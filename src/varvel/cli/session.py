@@ -23,6 +23,7 @@ Data = Annotated[
     Path | None, typer.Option("--data", help="Data folder, for its key. Default: VARVEL_DATA, else .varvel.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+UNFOLDED = 1000
 _SHARED = {"url": (Url, None), "key": (Key, None), "data": (Data, None), "json_output": (Json, False)}
 
 
@@ -32,7 +33,8 @@ class Session:
     def __init__(self, place: Place, json_output: bool = False) -> None:
         self.place = place
         self.json = json_output
-        self.out = Console(soft_wrap=True, highlight=False)
+        # Where nobody looks, lines are not folded: the next program wants them whole.
+        self.out = Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else UNFOLDED)
         self.err = Console(stderr=True, soft_wrap=True, highlight=False)
         self._connection: Connection | None = None
 
@@ -79,7 +81,9 @@ def print_text(text: str) -> None:
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None) -> Table:
     """A table for people; numbers stand right."""
-    made = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    made = Table(
+        title=title, title_justify="left", box=None, pad_edge=False, header_style="bold", show_header=any(columns)
+    )
     found = [list(row) for row in rows]
     for index, column in enumerate(columns):
         numeric = bool(found) and all(isinstance(row[index], int | float) or row[index] is None for row in found)
