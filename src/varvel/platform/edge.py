@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import structlog
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from varvel import ids
@@ -56,6 +57,9 @@ class Edge:
             state["caller"] = self._admit(scope, reply)
             inner = {**scope, "method": "GET"} if state["head"] else scope
             await self._app(inner, self._limited(scope, receive), reply.send)
+        except ClientDisconnect:
+            # Nobody is there to be answered.
+            return
         except Exception as problem:
             await reply.fail(problem, scope["path"])
 
