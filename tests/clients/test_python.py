@@ -87,7 +87,8 @@ async def test_calls_of_every_kind_work(tmp_path: Path) -> None:
 
     async def later():
         handle = await fal_client.submit_async("me/echo", {"n": 3})
-        return (await handle.get())["asked"], [event async for event in fal_client.stream_async("me/echo", {"events": 1}, path="/events")]
+        events = fal_client.stream_async("me/echo", {"events": 1}, path="/events")
+        return (await handle.get())["asked"], [event async for event in events]
 
     said["async"] = asyncio.run(later())
     """
@@ -122,6 +123,8 @@ async def test_sockets_and_uploads_work(tmp_path: Path) -> None:
         file.write(b"from a file")
         file.flush()
         said["file"] = read(fal_client.upload_file(file.name))
+        fal_client.client.MULTIPART_THRESHOLD, fal_client.client.MULTIPART_CHUNK_SIZE = 5, 4
+        said["parts"] = read(fal_client.upload_file(file.name))
     """
     async with rig(tmp_path / "data") as own:
         own.apps.add("echo", "app", max_multiplexing=8)
@@ -129,3 +132,4 @@ async def test_sockets_and_uploads_work(tmp_path: Path) -> None:
     assert said["realtime False"] == said["realtime True"] == {"prompt": "a"}
     assert said["socket"] == "hello"
     assert (said["upload"], said["other"], said["file"]) == ("bytes", "bytes", "from a file")
+    assert said["parts"] == "from a file"

@@ -190,7 +190,9 @@ async def rig(folder: Path, **changes: Any) -> AsyncIterator[Rig]:
 async def listening(app: Any, **tls: Any) -> AsyncIterator[str]:
     """An ASGI app on a free port; its URL."""
     listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_config=None, timeout_graceful_shutdown=1, **tls))
+    server = uvicorn.Server(
+        uvicorn.Config(app, lifespan="off", log_config=None, ws="websockets-sansio", timeout_graceful_shutdown=1, **tls)
+    )
     server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign,assignment]
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     while not server.started:

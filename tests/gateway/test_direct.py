@@ -243,6 +243,20 @@ async def test_a_client_that_goes_away_has_the_app_asked_to_cancel(shared: Rig) 
     assert shared.pool.in_flight(shared.apps.apps()[0].app) == 0
 
 
+async def test_a_client_that_goes_away_after_a_large_body_is_noticed_too(shared: Rig) -> None:
+    client = await shared.client()
+    before = len(shared.lines.rows)
+    asking = {"until_cancelled": True, "fill": "x" * 200_000}
+    with pytest.raises(httpx.ReadTimeout):
+        await client.post("/run/me/echo/sub", json=asking, timeout=0.8)
+    for _ in range(200):
+        asked = [row for row in shared.lines.rows[before:] if row.message == "asked to cancel"]
+        if asked and await shared.rows("requests", asked[0].request_id):
+            break
+        await asyncio.sleep(0.02)
+    assert (await shared.record(asked[0].request_id))["error_type"] == "client_disconnected"
+
+
 async def test_a_full_disk_is_said_and_heals(shared: Rig) -> None:
     client = await shared.client()
     pages = await shared.database.write(lambda db: db.execute("PRAGMA page_count").fetchone()[0])

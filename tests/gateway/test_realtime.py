@@ -70,6 +70,16 @@ async def test_the_clients_close_reaches_the_app_and_frees_its_place(shared: Rig
         raise AssertionError("the app did not hear of it")
 
 
+async def test_a_client_that_vanishes_frees_its_place_and_is_recorded(shared: Rig) -> None:
+    async with _socket(shared, "/run/me/echo/realtime") as socket:
+        await socket.send("one")
+        await socket.recv()
+        request_id = socket.response.headers["x-fal-request-id"] if socket.response else ""
+        socket.transport.abort()
+    assert (await shared.record(request_id))["kind"] == "realtime"
+    assert shared.pool.in_flight(next(iter(shared.apps.known))) == 0
+
+
 async def test_a_runner_that_dies_closes_the_socket_and_is_recorded(shared: Rig) -> None:
     async with _socket(shared, "/run/me/common/realtime") as socket:
         request_id = socket.response.headers["x-fal-request-id"] if socket.response else ""

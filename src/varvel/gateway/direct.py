@@ -183,8 +183,10 @@ class DirectCalls:
     ) -> None:
         started_at = now()
         small = isinstance(body, bytes)
-        if small:
+        if isinstance(body, bytes):
             vigil.stage = Stage.RUNNING
+        else:
+            body = _until_sent(body, vigil)
         vigil.on_gone = lambda: self._ask_to_cancel(call, slot)
         vigil.limit(call.app.scaling.request_timeout)
         headers = head_for_app(
@@ -331,6 +333,14 @@ class DirectCalls:
         elif isinstance(problem, RunnerError):
             headers.append(_NEEDS_RETRY)
         await answer(send, outcome.status, _own_head(call, slot, headers, len(outcome.body)), outcome.body)
+
+
+async def _until_sent(body: AsyncIterator[bytes], vigil: Vigil) -> AsyncIterator[bytes]:
+    """The body of a call that is still coming; when it has come, it is the runner's turn."""
+    async for piece in body:
+        yield piece
+    if vigil.stage is Stage.UPLOADING:
+        vigil.stage = Stage.RUNNING
 
 
 def _own_head(call: Call, slot: Slot | None, headers: Headers, length: int | None) -> Headers:
