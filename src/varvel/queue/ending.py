@@ -19,7 +19,7 @@ from varvel.state.errors import StateUnavailable
 from varvel.telemetry.records import rows
 
 Finished = Callable[[Job, Outcome], None]
-_PAGE = 500
+_PAGE = 200
 """Jobs that end together, when many do."""
 _PATIENCE = 1.0
 """Seconds between two tries to write an end while the disk is full."""
@@ -72,11 +72,31 @@ class Endings:
                 await asyncio.sleep(_PATIENCE)
 
     async def end_many(self, seqs: Iterable[int], outcome: Callable[[Job], Outcome]) -> None:
-        """End many waiting jobs, page by page, so that other writes come in between."""
+        """End many waiting jobs, page by page, so that other writes and turns of the loop come in between."""
         waiting = list(seqs)
         for start in range(0, len(waiting), _PAGE):
             jobs = await self._load_surely(waiting[start : start + _PAGE])
-            await asyncio.gather(*[self.end_surely(seq, job, outcome(job)) for seq, job in jobs.items()])
+            ends = [self._ended_job(seq, job, outcome(job)) for seq, job in jobs.items()]
+            while True:
+                ends = await self._end_page(ends)
+                if not ends:
+                    break
+                await asyncio.sleep(_PATIENCE)
+
+    async def _end_page(self, ends: list[Ended]) -> list[Ended]:
+        """Write ends together; those that must be tried again."""
+        again: list[Ended] = []
+        results = await asyncio.gather(*[self._store.end(ended) for ended in ends], return_exceptions=True)
+        for ended, result in zip(ends, results, strict=True):
+            if result is None:
+                self._tell(ended)
+            elif isinstance(result, AlreadyEnded):
+                self._ended(ended.job.request_id)
+            else:
+                again.append(ended)
+        if again:
+            self._log.error("ends cannot be written yet", count=len(again))
+        return again
 
     async def _load_surely(self, seqs: Sequence[int]) -> dict[int, Job]:
         while True:

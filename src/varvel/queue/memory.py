@@ -6,8 +6,10 @@ from collections import OrderedDict
 
 from varvel.queue.model import Job, Outcome
 
-_OVERHEAD = 1024
+_OVERHEAD = 2048
 """Bytes that a job or a result is counted as beside its body."""
+_MOST_RECENT = 5000
+"""More would be work for the garbage collector, and nobody polls so late so often."""
 
 
 class Bodies:
@@ -50,7 +52,7 @@ class Recent:
     def add(self, job: Job, outcome: Outcome, expires_at: float) -> None:
         self._used += len(outcome.body) + _OVERHEAD
         self._results[job.request_id] = job, outcome, expires_at
-        while self._used > self._budget:
+        while self._used > self._budget or len(self._results) > _MOST_RECENT:
             _, (_, oldest, _) = self._results.popitem(last=False)
             self._used -= len(oldest.body) + _OVERHEAD
 

@@ -8,8 +8,9 @@ becomes of it. The store hears of it afterwards, in the order of the decisions.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import suppress
+import gc
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
@@ -38,7 +39,7 @@ Attempt = Callable[[Slot, Job, App], Awaitable[AttemptResult]]
 
 _REBUILD_PAGE = 20_000
 _FETCH = 64
-_FLUSH_PAGE = 2_000
+_FLUSH_PAGE = 1_000
 _EXPIRE_PAGE = 5_000
 _TROUBLE_DELAY = 1.0
 _POSITION_EVERY = 1.0
@@ -63,14 +64,24 @@ class _Running:
     ending: bool = False
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
+class _Verdict:
+    """The end of all requests of one flush; `certain` once it is on disk, though their results may not be."""
+
+    outcome: Outcome
+    certain: bool = False
+
+
+@dataclass(slots=True, eq=False)
 class _Ending:
     """A request that was taken out of the line to end without running."""
 
     seq: int
-    app: AppId
-    outcome: Outcome | None
-    """Set when the end is already certain on disk, though its result is not written yet."""
+    verdict: _Verdict | None = None
+
+    @property
+    def outcome(self) -> Outcome | None:
+        return self.verdict.outcome if self.verdict is not None and self.verdict.certain else None
 
 
 class Scheduler:
@@ -128,9 +139,10 @@ class Scheduler:
         flushes = await self._store.flushes()
         flushed = {seq for seqs in flushes.values() for seq in seqs}
         after = 0
-        while page := await self._store.alive(after, _REBUILD_PAGE):
-            await self._rebuild(page, flushed)
-            after = page[-1].seq
+        with _no_collection():
+            while page := await self._store.alive(after, _REBUILD_PAGE):
+                await self._rebuild(page, flushed)
+                after = page[-1].seq
         # Numbers of a flush whose ends are not all written must not be given again.
         self._seq = self._rebuilt_to = max([after, *flushed])
         for flush, seqs in flushes.items():
@@ -280,9 +292,9 @@ class Scheduler:
         for row in page:
             app = apps.get(row.app) or apps.setdefault(row.app, AppId(*row.app.split("/", 1)))
             if row.seq in flushed:
-                self._ending[row.request_id] = _Ending(row.seq, app, rules.cancelled(self._clock()))
+                self._ending[row.request_id] = _Ending(row.seq, _Verdict(rules.cancelled(self._clock()), certain=True))
             elif (end := self._end_of(row, cut_off.get(row.seq))) is not None:
-                self._ending[row.request_id] = _Ending(row.seq, app, None)
+                self._ending[row.request_id] = _Ending(row.seq)
                 ends[row.seq] = end
             else:
                 self._line_up(app, row)
@@ -310,13 +322,13 @@ class Scheduler:
         died = rules.server_died(row.started_at, at)
         return died.outcome if self._again(died, job, row.spent) is None else None
 
-    def _take_out(self, items: list[Waiting]) -> list[tuple[AppId, int, Waiting]]:
+    def _take_out(self, items: list[Waiting], verdict: _Verdict | None = None) -> list[tuple[AppId, int, Waiting]]:
         """Take waiting requests out to end them; those that run or end by now stay where they are."""
         taken = []
         for item in items:
             found = self._order.remove(item.request_id)
             if found is not None:
-                self._ending[item.request_id] = _Ending(item.seq, found[0], None)
+                self._ending[item.request_id] = _Ending(item.seq, verdict)
                 taken.append(found)
         return taken
 
@@ -328,7 +340,7 @@ class Scheduler:
         self._touch(app)
 
     async def _cancel_waiting(self, app: AppId, place: int, item: Waiting) -> None:
-        self._ending[item.request_id] = _Ending(item.seq, app, None)
+        self._ending[item.request_id] = _Ending(item.seq)
         try:
             job = await self._load(app, item)
             await self._endings.end(item.seq, job, rules.cancelled(self._clock()))
@@ -339,8 +351,9 @@ class Scheduler:
     async def _flush(self, app: AppId, caller: str | None) -> int:
         chosen = [item for item in self._order.waiting(app) if caller is None or item.caller == caller]
         taken: list[tuple[AppId, int, Waiting]] = []
+        verdict = _Verdict(rules.cancelled(self._clock()))
         for start in range(0, len(chosen), _FLUSH_PAGE):
-            taken += self._take_out(chosen[start : start + _FLUSH_PAGE])
+            taken += self._take_out(chosen[start : start + _FLUSH_PAGE], verdict)
             await asyncio.sleep(0)
         if not taken:
             return 0
@@ -351,10 +364,10 @@ class Scheduler:
             for found in taken:
                 self._return(*found)
             raise
-        outcome = rules.cancelled(self._clock())
-        for _, _, item in taken:
-            self._ending[item.request_id].outcome = outcome
-            self._notify(item.request_id)
+        verdict.certain = True
+        for request_id in self._watchers:
+            if request_id in self._ending:
+                self._notify(request_id)
         self._spawn(self._write_flush(flush, seqs))
         self._touch(app)
         return len(taken)
@@ -592,6 +605,18 @@ class Scheduler:
         self._chores.discard(task)
         if not task.cancelled() and (problem := task.exception()) is not None and not isinstance(problem, VarvelError):
             self._log.error("a chore of the queue broke", exc_info=problem)
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """No garbage collection: a million new tuples, all of which stay, would be walked again and again."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _asked_for(outcome: Outcome) -> Outcome:
