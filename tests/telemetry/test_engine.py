@@ -175,5 +175,9 @@ async def test_an_engine_ends_with_its_parent_and_the_next_waits_until_it_has(fo
     assert await asyncio.wait_for(first.wait(), 10) == 0
     assert second.stdout is not None
     assert await asyncio.wait_for(second.stdout.readline(), 20) == b"ready\n"
-    second.terminate()
+    second.terminate()  # as with Ctrl-C: the parent has something to deliver yet
+    await asyncio.sleep(0.2)
+    assert second.returncode is None
+    assert second.stdin is not None
+    second.stdin.close()
     assert await asyncio.wait_for(second.wait(), 10) == 0

@@ -140,3 +140,22 @@ async def test_a_store_that_is_away_is_said_so_and_catches_up(tmp_path: Path) ->
     await away.telemetry.stop()
     assert len(away.outbox.rows) == 1
     assert len(Server(Settings(data=tmp_path, telemetry_url="http://127.0.0.1:1")).telemetry.spool.oldest()) == 1
+
+
+async def test_a_store_that_cannot_be_opened_keeps_nobody_from_starting(tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix="vt-") as name:
+        data = Path(name)
+        (data / "telemetry.lock").mkdir()
+        server = Server(Settings(data=data))
+        await server.telemetry.start()
+        assert not server.telemetry.healthy
+        server.outbox.add(event("late"))
+        say(server, "late", app="late/app")
+        (data / "telemetry.lock").rmdir()
+        async with asyncio.timeout(20):
+            while not server.telemetry.healthy:
+                await asyncio.sleep(0.05)
+        await server.telemetry.barrier()
+        for table in ("events", "logs"):
+            assert await server.telemetry.select(f"SELECT count() AS n FROM {table} WHERE owner = 'late'") == [{"n": 1}]
+        await server.telemetry.stop()

@@ -1,7 +1,7 @@
 """The embedded telemetry store: chDB in a process of its own, behind ClickHouse's HTTP interface on a unix socket.
 
 `python -m varvel.telemetry.engine --data DIR --socket PATH --memory BYTES`. It says `ready` on stdout when it
-answers, and ends when its standard input closes (its parent died), on SIGTERM and on SIGINT.
+answers, and ends when its standard input closes: when its parent says so, or died.
 """
 
 from __future__ import annotations
@@ -291,11 +291,12 @@ def lock(path: Path, deadline: float) -> int:
 
 
 async def serve(workers: Workers, socket: Path) -> None:
-    """Answer until a signal or the end of standard input."""
+    """Answer until the end of standard input."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+        # Both may be sent to all of us at once; the parent still has rows to deliver, and closes our input after.
+        signal.signal(number, signal.SIG_IGN)
 
     def parent() -> None:
         if not os.read(0, 4096):
@@ -306,6 +307,7 @@ async def serve(workers: Workers, socket: Path) -> None:
     server = await loop.create_unix_server(lambda: Exchange(workers), str(socket))
     sys.stdout.write("ready\n")
     sys.stdout.flush()
+    os.dup2(2, 1)  # nobody reads on: what a library prints must not fill the pipe
     await stop.wait()
     server.close()
 

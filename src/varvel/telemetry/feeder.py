@@ -37,12 +37,14 @@ class Kind:
     table: str
     key: str
     time: str
+    most: int = 1_000_000
+    """Rows in one insert, where rows can be large."""
 
 
 CHAINS: tuple[tuple[Kind, ...], ...] = (
     # A billing event never comes before the request that it bills.
     (Kind("requests", "request_id", "ended_at"), Kind("billing", "request_id", "ended_at")),
-    (Kind("payloads", "request_id", "ended_at"),),
+    (Kind("payloads", "request_id", "ended_at", 1000),),
     (Kind("events", "event_id", "created_at"), Kind("runner_states", "row_id", "since")),
 )
 
@@ -145,7 +147,7 @@ class Feeder:
 
     async def _chain(self, chain: tuple[Kind, ...], target: int) -> None:
         for kind in chain:
-            while batches := await self._outbox.peek(kind.table, self._limit):
+            while batches := await self._outbox.peek(kind.table, min(self._limit, kind.most)):
                 await self._batch(kind, batches)
                 if batches[-1].seq >= target:
                     break

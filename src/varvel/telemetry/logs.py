@@ -28,6 +28,7 @@ MOST_IN_MEMORY = 50_000
 HURRY_GAP = 0.05
 RETRY = 0.5
 STOP_WAIT = 5.0
+LABELS_KNOWN = 4096
 
 
 class Logs:
@@ -66,6 +67,8 @@ class Logs:
         self._passed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
+        self._known: dict[tuple[str, ...], dict[str, str]] = {}
+        """Labels that many lines share, so that a line costs no new dictionary."""
         self._query_id = f"varvel-logs-{uuid.uuid4()}"
 
     @property
@@ -94,12 +97,10 @@ class Logs:
         """Take one line and give its `ts`; see `LogSink`."""
         now = self._clock()
         ts = self._last = max(self._last + 1, int(min(at or now, now) * 1_000_000))
-        owner, _, name = app.partition("/")
-        known = {"fal_app_name": name, "fal_app_id": app, "fal_request_id": request_id, "fal_job_id": job_id}
-        known |= {"fal_endpoint": endpoint, "fal_source": source, **(labels or {})}
+        known = self._labels(app, request_id, job_id, endpoint, source)
         row = LogRow(
             ts=ts,
-            owner=owner,
+            owner=app.partition("/")[0],
             app=app,
             revision=revision,
             job_id=job_id,
@@ -108,7 +109,7 @@ class Logs:
             level=level.lower(),
             source=source,
             message=message,
-            labels={key: value for key, value in known.items() if value},
+            labels={**known, **labels} if labels else known,
         )
         try:
             line = self._encode(row)
@@ -124,6 +125,16 @@ class Logs:
         if len(self._buffer) >= SOON:
             self._hurry.set()
         return ts
+
+    def _labels(self, app: str, request_id: str, job_id: str, endpoint: str, source: str) -> dict[str, str]:
+        key = (app, request_id, job_id, endpoint, source)
+        if (found := self._known.get(key)) is None:
+            names = ("fal_app_id", "fal_request_id", "fal_job_id", "fal_endpoint", "fal_source")
+            known = {"fal_app_name": app.partition("/")[2], **dict(zip(names, key, strict=True))}
+            if len(self._known) >= LABELS_KNOWN:
+                self._known.clear()
+            found = self._known[key] = {name: value for name, value in known.items() if value}
+        return found
 
     def start(self) -> None:
         """Begin to deliver, with what an earlier process left in the spool first."""

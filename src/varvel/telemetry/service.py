@@ -101,9 +101,9 @@ class Telemetry:
         return self.logs.last_ts
 
     async def start(self) -> None:
-        """Return when the embedded store answers (about a second). A remote one may come later.
+        """Return when the store answers (the embedded one takes about a second) or turned out to be away.
 
-        Raises `TelemetryUnavailable` when the embedded store cannot be started at all.
+        One that is away is waited for in the background; see `healthy`.
         """
         if self.supervisor is not None:
             await self.supervisor.start()

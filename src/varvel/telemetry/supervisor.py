@@ -46,8 +46,12 @@ class Supervisor:
         return self._process.pid if self._process else None
 
     async def start(self) -> None:
-        """Return when the engine answers. Raises `TelemetryUnavailable` when it does not come up."""
-        await self._launch()
+        """Return when the engine answers, or did not come up at once: then it is tried again until it does."""
+        try:
+            await self._launch()
+        except (TelemetryUnavailable, OSError) as problem:
+            self._process = None
+            log.error("telemetry store does not start", problem=str(problem))
         self._watch = asyncio.create_task(self._keep())
 
     async def stop(self, grace: float = 10.0) -> None:
