@@ -205,12 +205,7 @@ async def watching(folder: Path, **settings: Any) -> AsyncIterator[Watched]:
 
 @asynccontextmanager
 async def _listening(parts: PlatformParts) -> AsyncIterator[str]:
-    sections = api._sections
-    api._sections = lambda parts: [each.router(parts) for each in (logs, metrics, apps, export, drains)]
-    try:
-        app = api.build(parts)
-    finally:
-        api._sections = sections
+    app = api.build(parts, [each.router(parts) for each in (logs, metrics, apps, export, drains)])
     listener = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off", ws="none", access_log=False))
     serving = asyncio.create_task(server.serve(sockets=[listener]))
