@@ -22,12 +22,14 @@ from fastapi import FastAPI
 from varvel import ids
 from varvel.auth.keys import KeyStore
 from varvel.billing.machines import machine_types
-from varvel.platform import analytics, api, requests, usage
+from varvel.platform import account, analytics, api, focus, requests, usage
 from varvel.platform.parts import PlatformParts
 from varvel.settings import Settings
 from varvel.state.database import Database
 from varvel.telemetry.client import StoreClient
 from varvel.telemetry.schema import statements
+
+SECTIONS = (account, analytics, focus, requests, usage)
 
 
 class Store(StoreClient):
@@ -101,7 +103,7 @@ class Served:
 
 
 @pytest.fixture
-async def served(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Served]:
+async def served(store: Store, tmp_path: Path) -> AsyncIterator[Served]:
     async with AsyncExitStack() as stack:
         database = Database.open(tmp_path / "state.db")
         stack.push_async_callback(database.close)
@@ -124,9 +126,8 @@ async def served(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             database=database,
             clock=lambda: at[0],
         )
-        # Only the sections that need nothing but a store: the others have tests of their own.
-        monkeypatch.setattr(api, "_sections", lambda parts: [part.router(parts) for part in (analytics, requests, usage)])
-        app = api.build(parts)
+        # Only the sections that need nothing but the stores: the others have tests of their own.
+        app = api.build(parts, [section.router(parts) for section in SECTIONS])
 
         def client(key: str) -> httpx.AsyncClient:
             made = httpx.AsyncClient(

@@ -19,6 +19,7 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, replace
+from math import isfinite
 from typing import Any
 
 from varvel.billing.rules import MachineType
@@ -97,7 +98,7 @@ def changed(base: MachineType, table: Mapping[str, Any], place: str) -> MachineT
     for key, value in table.items():
         if key == "surge_hours":
             values[key] = _hours(value, place)
-        elif isinstance(value, bool) or not isinstance(value, int | float):
+        elif isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
             raise BadSetting(f"{place}.{key} must be a number, not {value!r}")
         else:
             values[key] = int(value) if key in ("memory_bytes", "vram_bytes", "gpus") else float(value)

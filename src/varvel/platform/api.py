@@ -17,7 +17,21 @@ from starlette.exceptions import HTTPException
 
 import varvel
 from varvel.errors import InvalidRequest, VarvelError, platform_error
-from varvel.platform import analytics, apps, drains, export, files, keys, logs, meta, metrics, requests
+from varvel.platform import (
+    account,
+    analytics,
+    apps,
+    drains,
+    export,
+    files,
+    focus,
+    keys,
+    logs,
+    meta,
+    metrics,
+    requests,
+    usage,
+)
 from varvel.platform.edge import Edge
 from varvel.platform.parts import PlatformParts
 
@@ -55,7 +69,7 @@ def build(parts: PlatformParts, sections: Sequence[APIRouter] | None = None) -> 
 
 
 def _sections(parts: PlatformParts) -> list[APIRouter]:
-    rooms = (files, requests, logs, analytics, metrics, apps, export, drains, keys, meta)
+    rooms = (files, requests, logs, analytics, metrics, apps, export, drains, usage, keys, account, focus, meta)
     return [room.router(parts) for room in rooms]
 
 
