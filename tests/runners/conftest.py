@@ -115,9 +115,7 @@ class World:
 
     async def pool(self, **settings: Any) -> LocalPool:
         values = {name: getattr(self.settings, name) for name in ("data", "warm_parents", "fresh_idle")}
-        pool = LocalPool(
-            Settings(**{**values, **settings}), self.catalog, self.logs, self.rows.append, self.folder / "run"
-        )
+        pool = LocalPool(Settings(**{**values, **settings}), self.catalog, self.logs, self.rows.append, self.folder)
         await pool.start()
         self.pools.append(pool)
         return pool

@@ -42,7 +42,7 @@ Record = Callable[[EventRow | RunnerRow], None]
 
 
 class LocalPool:
-    """The `Pool` of one server. All its methods are called on the event loop."""
+    """The `Pool` of one server, whose data folder is `folder`. All its methods are called on the event loop."""
 
     def __init__(
         self,
@@ -712,8 +712,8 @@ class LocalPool:
         return task
 
     def _prepare_folder(self) -> Path:
-        """The folder of the sockets; a short one elsewhere, when its own name is too long for sockets."""
-        folder = self._folder.absolute()
+        """The folder `run` of the sockets; a short one elsewhere, when its own name is too long for sockets."""
+        folder = self._folder.absolute() / "run"
         if len(os.fsencode(folder)) + 24 > LONGEST_SOCKET:
             folder = self._temporary = Path(tempfile.mkdtemp(prefix="varvel-"))
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
