@@ -341,6 +341,7 @@ class Scheduler:
 
     async def _cancel_waiting(self, app: AppId, place: int, item: Waiting) -> None:
         self._ending[item.request_id] = _Ending(item.seq)
+        self._touch(app)
         try:
             job = await self._load(app, item)
             await self._endings.end(item.seq, job, rules.cancelled(self._clock()))
