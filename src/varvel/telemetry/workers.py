@@ -16,8 +16,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import chdb
-
 Lane = Literal["read", "stream", "write", "control"]
 THREADS: Mapping[Lane, int] = {"read": 8, "stream": 2, "write": 3, "control": 1}
 PIECEWISE = frozenset({"jsoneachrow", "ndjson", "jsonlines", "jsoncompacteachrow", "csv", "tabseparated", "tsv"})
@@ -83,6 +81,8 @@ class Query:
 
 
 def _connect_to(dsn: str) -> Any:
+    import chdb  # slow and large: in the engine's process only, once it runs
+
     return chdb._chdb.connect(dsn)
 
 
