@@ -16,6 +16,7 @@ from varvel.runners.errors import (
     RunnerIncomplete,
     SchedulingFailed,
     StartFailed,
+    StartTimedOut,
     StartTimeout,
 )
 from varvel.runners.model import RunnerState
@@ -280,8 +281,9 @@ async def test_an_app_that_never_becomes_ready_is_ended_after_its_startup_timeou
     waiting = asyncio.ensure_future(pool.acquire(app))
     await until(lambda: pool.runners() and pool.runners()[0].pid)
     pid = pool.runners()[0].pid
-    with pytest.raises(SchedulingFailed, match=r"not ready after 1 seconds\nbusy"):
+    with pytest.raises(StartTimedOut, match=r"not ready after 1 seconds\nbusy") as failure:
         await waiting
+    assert (failure.value.status, failure.value.data_type) == (504, "startup_timeout")
     assert pid is not None
     await until(lambda: not alive(pid))
 

@@ -50,3 +50,10 @@ class StartTimeout(RunnerError):
 
     status = 504
     data_type = "startup_timeout"
+
+
+class StartTimedOut(SchedulingFailed):
+    """The app was not ready in its `startup_timeout`."""
+
+    status = 504
+    data_type = "startup_timeout"

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from varvel.apps.model import AppId
 from varvel.runners import rules
 from varvel.runners.errors import StartFailed
-from varvel.runners.intervals import Intervals
 from varvel.runners.model import Slot
 from varvel.runners.runner import Runner
 
@@ -39,7 +38,6 @@ class Fleet:
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when a start succeeds: those that wait out a backoff go on at once."""
     pressed_since: float | None = None
-    intervals: dict[str, Intervals] = field(default_factory=dict)
 
     def load(self, revision_id: str) -> rules.Load:
         in_flight = sum(runner.in_flight for runner in self.serving(revision_id))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import json
+import logging
 import os
 import shutil
 import tempfile
@@ -16,19 +16,21 @@ from varvel import ids
 from varvel.apps.model import App, AppId, Catalog, Revision
 from varvel.errors import NotFound
 from varvel.runners import health, rules
+from varvel.runners.book import Book, Record
 from varvel.runners.environment import app_environment, passed
-from varvel.runners.errors import SchedulingFailed, StartFailed, StartTimeout
+from varvel.runners.errors import SchedulingFailed, StartFailed, StartTimedOut, StartTimeout
 from varvel.runners.fleet import Fleet, Waiter
-from varvel.runners.intervals import Intervals, SteadyClock
 from varvel.runners.model import RunnerInfo, RunnerState, Slot
 from varvel.runners.output import Output
 from varvel.runners.placement import LocalPlacement, Order, Placement
+from varvel.runners.room import Room
 from varvel.runners.runner import COMING, READY, Runner, RunnerSlot
 from varvel.runners.samples import sample
 from varvel.runners.transport import Connections
 from varvel.settings import Settings
-from varvel.telemetry.model import EventRow, LogSink, RunnerRow
+from varvel.telemetry.model import LogSink
 
+log = logging.getLogger(__name__)
 TICK = 0.25
 DYING = 0.05
 SAMPLE_EVERY = 20
@@ -38,7 +40,6 @@ HOLD = 60.0
 LONGEST_SOCKET = 100
 """Bytes of a socket's path; the system's own limit is 107."""
 State = RunnerState
-Record = Callable[[EventRow | RunnerRow], None]
 
 
 class LocalPool:
@@ -58,17 +59,15 @@ class LocalPool:
         self._settings = settings
         self._catalog = catalog
         self._logs = logs
-        self._record = record
+        self._book = Book(catalog, record, settings.usage_tick)
         self._folder = folder
         self._base = passed(os.environ if environ is None else environ)
         self._placement = placement
         self._fleets: dict[AppId, Fleet] = {}
         self._free_callbacks: list[Callable[[AppId], None]] = []
         self._failed_callbacks: list[Callable[[AppId, str, str], None]] = []
-        self._clock = SteadyClock()
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._room = asyncio.Condition()
-        self._placed = 0
+        self._room = Room(settings.max_runners, self._evict)
         self._stopping = False
         self._temporary: Path | None = None
 
@@ -100,9 +99,7 @@ class LocalPool:
                 if runner.process and runner.living and not runner.living.done():
                     runner.process.kill()
             await asyncio.wait(living, timeout=5)
-        for fleet in self._fleets.values():
-            for intervals in fleet.intervals.values():
-                intervals.finish()
+        self._book.finish()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -234,7 +231,7 @@ class LocalPool:
         runner.in_flight += 1
         runner.served = True
         if runner.state is State.IDLE:
-            self._set(runner, State.RUNNING)
+            self._book.move(runner, State.RUNNING)
         return RunnerSlot(runner, cold_boot, self._released)
 
     def _released(self, runner: Runner, kill: bool, health_check: bool) -> None:
@@ -249,7 +246,7 @@ class LocalPool:
         if runner.in_flight == 0:
             if runner.state is State.RUNNING:
                 runner.idle_since = self._loop.time()
-                self._set(runner, State.IDLE)
+                self._book.move(runner, State.IDLE)
             elif runner.state is State.DRAINING:
                 self._end(runner)
 
@@ -294,7 +291,7 @@ class LocalPool:
         """Raise `SchedulingFailed` when the app's runners have just failed to start and none is on its way."""
         hopeful = any(runner.state is not State.CRASH_BACKOFF for runner in fleet.runners)
         if fleet.failure is not None and not hopeful and self._loop.time() < fleet.retry_at:
-            raise SchedulingFailed(fleet.failure.message)
+            raise _for_callers(fleet.failure)
 
     def _leave(self, fleet: Fleet, waiter: Waiter) -> None:
         """Its caller does not wait any more; a slot that was given to it in the same moment is given back."""
@@ -369,14 +366,6 @@ class LocalPool:
             return now - runner.idle_since >= limit
         return runner.state in (State.PENDING, State.CRASH_BACKOFF)
 
-    async def _take_room(self, runner: Runner) -> None:
-        """Wait until the machine has room for one more process; idle ones of other apps make place."""
-        async with self._room:
-            while self._placed >= self._settings.max_runners and not runner.stopping:
-                self._evict()
-                await self._room.wait()
-            self._placed += 1
-
     def _evict(self) -> None:
         idle = [
             runner
@@ -394,11 +383,6 @@ class LocalPool:
         return app is not None and len(fleet.serving(runner.revision.revision_id)) <= rules.floor(
             rules.Load(0, 0), app.scaling
         )
-
-    async def _give_room(self) -> None:
-        async with self._room:
-            self._placed -= 1
-            self._room.notify_all()
 
     # The life of one runner
 
@@ -432,8 +416,7 @@ class LocalPool:
             state=State.CRASH_BACKOFF if delayed else State.PENDING,
         )
         fleet.runners.append(runner)
-        self._intervals(fleet, runner).move(None, runner.state)
-        self._event(runner, "runner_pending")
+        self._book.enter(runner)
         return runner
 
     async def _start_quietly(self, fleet: Fleet, runner: Runner) -> None:
@@ -452,7 +435,7 @@ class LocalPool:
         placed = False
         try:
             await self._sleep_off(fleet, runner)
-            await self._take_room(runner)
+            await self._room.take(runner)
             placed = True
             await self._set_up(runner)
             self._is_ready(fleet, runner)
@@ -464,7 +447,7 @@ class LocalPool:
             failure = (
                 problem if isinstance(problem, StartFailed) else StartFailed(f"No runner can be started: {problem}")
             )
-            self._event(runner, "runner_finished" if runner.stopping else "runner_startup_failure")
+            self._book.event(runner, "runner_finished" if runner.stopping else "runner_startup_failure")
             started.set_exception(failure)
         finally:
             if not started.done():
@@ -484,14 +467,14 @@ class LocalPool:
         except TimeoutError:
             pass
         if not runner.stopping:
-            self._set(runner, State.PENDING)
+            self._book.move(runner, State.PENDING)
 
     async def _set_up(self, runner: Runner) -> None:
         """Start the process and wait until it is ready. Raises `StartFailed`."""
         if runner.stopping or self._placement is None:
             raise StartFailed("The runner was stopped before it was ready")
-        self._set(runner, State.SETUP)
-        self._event(runner, "runner_setup")
+        self._book.move(runner, State.SETUP)
+        self._book.event(runner, "runner_setup")
         revision = runner.revision
         runner.process = await self._placement.start(await asyncio.to_thread(self._order, runner), runner.output)
         if runner.stopping:
@@ -545,8 +528,8 @@ class LocalPool:
             runner.held_until = now + HOLD
         fleet.failures, fleet.retry_at, fleet.failure = 0, 0.0, None
         fleet.wake.set()
-        self._set(runner, State.IDLE)
-        self._event(runner, "runner_started")
+        self._book.move(runner, State.IDLE)
+        self._book.event(runner, "runner_started")
         if self._placement is not None:
             self._placement.warm(str(runner.revision.python), runner.revision.spec.kind)
         self._pump(fleet)
@@ -560,7 +543,7 @@ class LocalPool:
         fleet.failure = failure
         fleet.retry_at = self._loop.time() + rules.backoff(fleet.failures)
         if not any(runner.state in READY or runner.state is State.SETUP for runner in fleet.runners):
-            self._fail_waiters(fleet, SchedulingFailed(failure.message))
+            self._fail_waiters(fleet, _for_callers(failure))
         for callback in self._failed_callbacks:
             callback(fleet.app, failure.data_type, failure.message)
         self._pump(fleet)
@@ -572,11 +555,11 @@ class LocalPool:
         runner.output.close()
         if runner.connections is not None:
             runner.connections.close()
-        self._set(runner, State.TERMINATED)
+        self._book.move(runner, State.TERMINATED)
         fleet.runners.remove(runner)
         Path(runner.socket).unlink(missing_ok=True)  # noqa: ASYNC240  one name in a folder in memory
         if placed:
-            await self._give_room()
+            await self._room.give()
         if runner.state is not State.CRASH_BACKOFF and runner.ready.is_set():
             self._pump(fleet)
 
@@ -586,8 +569,8 @@ class LocalPool:
             return
         if runner.in_flight:
             runner.stopping = True
-            self._set(runner, State.DRAINING)
-            self._event(runner, "runner_draining")
+            self._book.move(runner, State.DRAINING)
+            self._book.event(runner, "runner_draining")
         else:
             self._end(runner)
 
@@ -600,14 +583,14 @@ class LocalPool:
         runner.stopping = True
         if runner.process is None:
             self._fleet(runner.revision.app).wake.set()
-            self._spawn(self._wake_room())
+            self._spawn(self._room.look_again())
             return
         self._terminate(runner, kill=kill)
 
     def _terminate(self, runner: Runner, *, kill: bool = False) -> None:
         assert runner.process is not None
-        self._set(runner, State.TERMINATING)
-        self._event(runner, "runner_stopping")
+        self._book.move(runner, State.TERMINATING)
+        self._book.event(runner, "runner_stopping")
         if kill:
             runner.process.kill()
             return
@@ -619,10 +602,6 @@ class LocalPool:
         if runner.process is not None:
             runner.process.kill()
 
-    async def _wake_room(self) -> None:
-        async with self._room:
-            self._room.notify_all()
-
     # Keeping book
 
     def _fleet(self, app: AppId) -> Fleet:
@@ -631,64 +610,34 @@ class LocalPool:
             fleet = self._fleets[app] = Fleet(app)
         return fleet
 
-    def _set(self, runner: Runner, state: RunnerState) -> None:
-        old, runner.state = runner.state, state
-        self._intervals(self._fleet(runner.revision.app), runner).move(old, state)
-
-    def _intervals(self, fleet: Fleet, runner: Runner) -> Intervals:
-        machine_type = runner.revision.spec.machine_type
-        intervals = fleet.intervals.get(machine_type)
-        if intervals is None:
-            app = self._catalog.get(fleet.app)
-            labels = {
-                "owner": fleet.app.owner,
-                "app": str(fleet.app),
-                "environment": app.environment if app else "main",
-                "machine_type": machine_type,
-            }
-            intervals = fleet.intervals[machine_type] = Intervals(
-                labels, self._record, self._clock.now, self._settings.usage_tick
-            )
-        return intervals
-
-    def _event(self, runner: Runner, category: str, **payload: str) -> None:
-        app = runner.revision.app
-        about = {"job_id": runner.runner_id, "machine_type": runner.revision.spec.machine_type, **payload}
-        self._record(
-            EventRow(
-                event_id=ids.uuid7(),
-                owner=app.owner,
-                app=str(app),
-                category=category,
-                created_at=self._clock.now(),
-                payload=json.dumps(about),
-            )
-        )
-
     def _event_at_end(self, runner: Runner, status: int | None) -> None:
         if runner.stopping:
-            self._event(runner, "runner_finished")
+            self._book.event(runner, "runner_finished")
         else:
             runner.output.say("error", f"The runner ended unasked ({_exit(status)})")
-            self._event(runner, "runner_failed", state=str(runner.state))
+            self._book.event(runner, "runner_failed", state=str(runner.state))
 
     async def _tick(self) -> None:
         for count in itertools.count(1):
             await asyncio.sleep(TICK)
-            stepped = self._clock.rebase()
-            for fleet in list(self._fleets.values()):
-                self._look_after(fleet, stepped)
-            if self._placed >= self._settings.max_runners:
-                await self._wake_room()
-            if count % SAMPLE_EVERY == 0:
-                await self._sample()
+            try:
+                await self._turn(count)
+            except Exception:
+                log.exception("the runners' pool failed in its round")  # the next round is due all the same
 
-    def _look_after(self, fleet: Fleet, stepped: bool) -> None:
+    async def _turn(self, count: int) -> None:
+        self._book.advance()
+        for fleet in list(self._fleets.values()):
+            self._look_after(fleet)
+        if self._room.full:
+            await self._room.look_again()
+        if count % SAMPLE_EVERY == 0:
+            await self._sample()
+
+    def _look_after(self, fleet: Fleet) -> None:
         now = self._loop.time()
         self._shrink(fleet)
         self._pump(fleet)
-        for intervals in fleet.intervals.values():
-            intervals.restart() if stepped else intervals.advance()
         for runner in fleet.runners:
             if runner.connections is not None:
                 runner.connections.tidy()
@@ -708,8 +657,13 @@ class LocalPool:
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._done)
         return task
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (problem := task.exception()) is not None:
+            log.error("a task of the runners' pool failed", exc_info=problem)
 
     def _prepare_folder(self) -> Path:
         """The folder `run` of the sockets; a short one elsewhere, when its own name is too long for sockets."""
@@ -723,11 +677,8 @@ class LocalPool:
         return folder
 
 
-class StartTimedOut(StartFailed):
-    """The app was not ready in time."""
-
-    status = 504
-    data_type = "startup_timeout"
+def _for_callers(failure: StartFailed) -> SchedulingFailed:
+    return (StartTimedOut if isinstance(failure, StartTimedOut) else SchedulingFailed)(failure.message)
 
 
 def _exit(status: int | None) -> str:

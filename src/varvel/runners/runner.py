@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from varvel.apps.model import Revision
 from varvel.queue.model import Headers
+from varvel.runners.intervals import Intervals
 from varvel.runners.model import RunnerInfo, RunnerState
 from varvel.runners.output import Output
 from varvel.runners.process import Process
@@ -53,6 +54,7 @@ class Runner:
     checked_at: float = 0.0
     checked_well: bool = False
     """Whether it ever passed its health check: until then it has its start period."""
+    intervals: Intervals | None = None
     cpu_ticks: int = 0
     cpu_percent: float = 0.0
     memory_bytes: int = 0
