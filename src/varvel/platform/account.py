@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import msgspec
 from fastapi import APIRouter, Query, Response
 from pydantic import Field
+from pydantic.json_schema import SkipJsonSchema
 
 from varvel.billing.credits import Credits
 from varvel.billing.lines import CURRENCY, total
@@ -31,7 +32,7 @@ class AccountBilling(Reply):
     """Billing of an account."""
 
     username: str = Field(description="The account's name, the first part of its app ids.")
-    credits: CreditBalance | None = Field(default=None, description="With `expand=credits`.")
+    credits: CreditBalance | SkipJsonSchema[None] = Field(default=None, description="With `expand=credits`.")
 
 
 async def balance(owner: str, granted: Credits, reader: UsageReader, now: float) -> Decimal:

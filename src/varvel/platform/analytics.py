@@ -8,6 +8,7 @@ percentile of (no cold boot in a bucket), the metric is left out.
 
 from __future__ import annotations
 
+import asyncio
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -15,6 +16,7 @@ from typing import Annotated, Any
 import msgspec
 from fastapi import APIRouter, Query, Response
 from pydantic import Field, create_model
+from pydantic.json_schema import SkipJsonSchema
 
 from varvel.errors import InvalidRequest
 from varvel.platform import analytics_sql as sql
@@ -39,9 +41,11 @@ def _described(name: str) -> str:
     return "Seconds billed." if name == sql.BILLED else f"Number of requests: {name.removesuffix('_count')}."
 
 
+_Count = int | SkipJsonSchema[None]
+_Seconds = float | SkipJsonSchema[None]
 _FIELDS: dict[str, Any] = {
     name: (
-        int | None if name in sql.COUNTS else float | None,
+        _Count if name in sql.COUNTS else _Seconds,
         Field(default=None, ge=0, description=_described(name)),
     )
     for name in sql.METRICS
@@ -61,8 +65,10 @@ class AnalyticsReply(Reply):
 
     next_cursor: str | None = Field(description="Cursor of the next page; null when this is the last.")
     has_more: bool = Field(description="Whether there is a next page.")
-    time_series: list[AnalyticsBucket] | None = Field(default=None, description="With `expand=time_series`.")
-    summary: list[Analytics] | None = Field(  # type: ignore[valid-type]
+    time_series: list[AnalyticsBucket] | SkipJsonSchema[None] = Field(
+        default=None, description="With `expand=time_series`."
+    )
+    summary: list[Analytics] | SkipJsonSchema[None] = Field(  # type: ignore[valid-type]
         default=None, description="With `expand=summary`: the whole range; on the first page."
     )
 
@@ -104,12 +110,7 @@ class Reader:
 
     async def read(self, chosen: Endpoints, span: sql.Span, metrics: Wanted) -> dict[int, list[dict[str, Any]]]:
         """Records by bucket (its edge in seconds; 0 for a span without edges), each list sorted by endpoint."""
-        statement = await self._statement(chosen, span, metrics)
-        rows = await self._store.select(*statement)
-        billed: dict[tuple[int, str], float] = {}
-        if metrics.billed:
-            found = await self._store.select(*sql.billed(chosen, span))
-            billed = {(row["bucket"], row["endpoint_id"]): row[sql.BILLED] for row in found}
+        rows, billed = await asyncio.gather(self._rows(chosen, span, metrics), self._billed(chosen, span, metrics))
         buckets: dict[int, list[dict[str, Any]]] = defaultdict(list)
         for row in sorted(rows, key=lambda row: str(row["endpoint_id"])):
             record = _record(row, metrics)
@@ -117,6 +118,15 @@ class Reader:
                 record[sql.BILLED] = billed.get((row["bucket"], row["endpoint_id"]), 0.0)
             buckets[row["bucket"]].append(record)
         return buckets
+
+    async def _rows(self, chosen: Endpoints, span: sql.Span, metrics: Wanted) -> list[dict[str, Any]]:
+        return await self._store.select(*await self._statement(chosen, span, metrics))
+
+    async def _billed(self, chosen: Endpoints, span: sql.Span, metrics: Wanted) -> dict[tuple[int, str], float]:
+        if not metrics.billed:
+            return {}
+        found = await self._store.select(*sql.billed(chosen, span))
+        return {(row["bucket"], row["endpoint_id"]): row[sql.BILLED] for row in found}
 
     async def _statement(self, chosen: Endpoints, span: sql.Span, metrics: Wanted) -> tuple[str, dict[str, Any]]:
         # How many there were says whether there is a percentile: the store gives 0 for one of nothing.

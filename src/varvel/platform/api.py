@@ -87,6 +87,10 @@ def describe(app: FastAPI, public_url: str = "") -> dict[str, Any]:
     for item in page["paths"].values():
         for operation in item.values():
             operation["responses"].pop("422", None)
+            for status, reply in operation["responses"].items():
+                if int(status) >= 400:
+                    # Errors are JSON where the reply itself is text, too.
+                    reply["content"] = {"application/json": next(iter(reply["content"].values()))}
     for name in ("HTTPValidationError", "ValidationError"):
         page.get("components", {}).get("schemas", {}).pop(name, None)
     return page

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic.json_schema import SkipJsonSchema
 
 
 class Reply(BaseModel):
@@ -20,8 +21,12 @@ class ErrorDetails(BaseModel):
         "authorization_error", "validation_error", "not_found", "rate_limited", "server_error", "not_implemented"
     ] = Field(description="Kind of error, for programs.")
     message: str = Field(description="What is wrong and, where known, how to mend it.")
-    docs_url: str | None = Field(default=None, description="A page about it.", json_schema_extra={"format": "uri"})
-    request_id: str | None = Field(default=None, description="Also in the X-Request-Id header; quote it in reports.")
+    docs_url: str | SkipJsonSchema[None] = Field(
+        default=None, description="A page about it.", json_schema_extra={"format": "uri"}
+    )
+    request_id: str | SkipJsonSchema[None] = Field(
+        default=None, description="Also in the X-Request-Id header; quote it in reports."
+    )
 
 
 class ErrorReply(BaseModel):

@@ -12,6 +12,7 @@ import msgspec
 from anyio import to_thread
 from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic.json_schema import SkipJsonSchema
 from starlette.responses import JSONResponse, StreamingResponse
 
 from varvel import ids
@@ -38,8 +39,10 @@ class FileEntry(Reply):
     updated_time: str = Field(description="When it last changed (UTC).", json_schema_extra={"format": "date-time"})
     is_file: bool = Field(description="False for a folder.")
     size: float = Field(description="Bytes; 0 for a folder.", examples=[1250023])
-    checksum_sha256: str | None = Field(default=None, description="SHA-256 of the content, in hexadecimal.")
-    checksum_md5: str | None = Field(default=None, description="MD5 of the content, in hexadecimal.")
+    checksum_sha256: str | SkipJsonSchema[None] = Field(
+        default=None, description="SHA-256 of the content, in hexadecimal."
+    )
+    checksum_md5: str | SkipJsonSchema[None] = Field(default=None, description="MD5 of the content, in hexadecimal.")
 
 
 class FromUrl(BaseModel):

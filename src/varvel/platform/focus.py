@@ -207,11 +207,16 @@ def daily_lines(reader: UsageReader) -> DailyLines:
     return read
 
 
+def invoices_of(parts: PlatformParts) -> Invoices:
+    """The invoices of a server: it closes months with them as time goes by."""
+    return Invoices(parts.database, daily_lines(UsageReader(parts.telemetry, parts.prices)))
+
+
 def router(parts: PlatformParts) -> APIRouter:
     """`GET /account/focus`."""
     routes = APIRouter(tags=["Account"])
     reader = UsageReader(parts.telemetry, parts.prices)
-    invoices = Invoices(parts.database, daily_lines(reader))
+    invoices = invoices_of(parts)
 
     @routes.get(
         "/account/focus",

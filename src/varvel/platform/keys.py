@@ -6,6 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Response
 from pydantic import BaseModel, Field, field_validator
+from pydantic.json_schema import SkipJsonSchema
 
 from varvel import ids
 from varvel.auth.keys import NewKey
@@ -29,8 +30,12 @@ class Key(BaseModel):
     alias: str = Field(description="The name that it was given.")
     scope: str = Field(description="Only keys of scope API are managed here.", json_schema_extra={"enum": ["API"]})
     created_at: str = Field(description="When it was made (UTC).")
-    creator_nickname: str | None = Field(default=None, description="Who made it (`expand=creator_info`).")
-    creator_email: str | None = Field(default=None, description="Their address (`expand=creator_info`).")
+    creator_nickname: str | SkipJsonSchema[None] = Field(
+        default=None, description="Who made it (`expand=creator_info`)."
+    )
+    creator_email: str | SkipJsonSchema[None] = Field(
+        default=None, description="Their address (`expand=creator_info`)."
+    )
     last_used_at: str | None = Field(default=None, description="Last use, to the minute (`expand=usage`).")
     expires_at: str | None = Field(default=None, description="When it ends (`expand=usage`).")
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import msgspec
 from fastapi import APIRouter, Query, Response
 from pydantic import Field
+from pydantic.json_schema import SkipJsonSchema
 
 from varvel.billing.lines import CURRENCY, Line, lines
 from varvel.billing.prices import PriceBook
@@ -54,8 +55,10 @@ class UsageReply(Reply):
 
     next_cursor: str | None = Field(description="Cursor of the next page; null when this is the last.")
     has_more: bool = Field(description="Whether there is a next page.")
-    time_series: list[UsageBucket] | None = Field(default=None, description="With `expand=time_series`.")
-    summary: list[UsageItem] | None = Field(
+    time_series: list[UsageBucket] | SkipJsonSchema[None] = Field(
+        default=None, description="With `expand=time_series`."
+    )
+    summary: list[UsageItem] | SkipJsonSchema[None] = Field(
         default=None, description="With `expand=summary`: the whole range; on the first page."
     )
 
