@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from varvel.cli import main
+from varvel.cli.connection import Failure, Refused, checked, find_place
+from varvel.cli.deploy import split_path
+from varvel.cli.times import moment
+from varvel.cli.up import setting_flags
+from varvel.settings import Settings
+
+NOBODY = ["--url", "http://127.0.0.1:9"]
+
+
+def test_every_setting_is_a_flag_of_up(capsys: pytest.CaptureFixture[str]) -> None:
+    assert {flag.name for flag in setting_flags()} == {item.name for item in fields(Settings)}
+    assert main.run(["up", "--help"]) == 0
+    assert "--tls-port" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["nope"], 2),
+        (["call"], 2),
+        (["apps", "show", "noslash"], 2),
+        (["deploy", "no/such/file.py"], 2),
+        (["logs", "--since", "yesterday-ish"], 2),
+        (["call", "me/x", "notapair"], 2),
+        (["call", "me/x", "-i", "{broken"], 2),
+        (["call", "me/x", "image=@no/such/file"], 2),
+        (["files", "put", "no/such/file", "x"], 2),
+        (["apps", *NOBODY], 3),
+        (["call", "me/x", *NOBODY], 3),
+        (["--version"], 0),
+        (["up", "--port", "notanumber"], 2),
+    ],
+)
+def test_exit_codes_say_what_went_wrong(
+    arguments: list[str], code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("VARVEL_URL", NOBODY[1])
+    assert main.run(arguments) == code
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_an_error_is_one_message_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    main.run(["apps", *NOBODY])
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert "start one with 'varvel up'" in told.err
+
+
+def test_a_data_folder_with_a_broken_settings_file_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "varvel.toml").write_text("colour = 1\n")
+    assert main.run(["up", "--data", str(tmp_path)]) == 1
+    assert "colour" in capsys.readouterr().err
+
+
+def test_the_key_comes_from_the_flag_then_the_environment_then_the_data_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("VARVEL_KEY", "FAL_KEY", "VARVEL_URL"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "admin.key").write_text("file:key\n")
+    assert find_place(None, None, tmp_path).key == "file:key"
+    monkeypatch.setenv("FAL_KEY", "fal:key")
+    assert find_place(None, None, tmp_path).key == "fal:key"
+    monkeypatch.setenv("VARVEL_KEY", "own:key")
+    assert find_place(None, None, tmp_path).key == "own:key"
+    assert find_place(None, "flag:key", tmp_path).key == "flag:key"
+    assert find_place("http://x:1/", None, tmp_path).url == "http://x:1"
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "said", "code"),
+    [
+        (400, {"error": {"type": "validation_error", "message": "bad start"}}, "bad start", 1),
+        (401, {"error": {"message": "Authentication required"}}, "Authentication required", 4),
+        (403, {"detail": "no", "error_type": "forbidden"}, "no", 4),
+        (404, {"detail": "Path /x not found"}, "Path /x not found", 5),
+        (422, {"detail": [{"loc": ["body"], "msg": "missing"}]}, "missing", 1),
+        (503, "down", "down", 1),
+    ],
+)
+def test_errors_of_every_shape_become_one_message(status: int, body: Any, said: str, code: int) -> None:
+    content = body if isinstance(body, str) else json.dumps(body)
+    with pytest.raises(Refused) as caught:
+        checked(httpx.Response(status, text=content))
+    assert said in caught.value.message
+    assert f"HTTP {status}" in caught.value.message
+    assert caught.value.code == code
+
+
+def test_an_age_becomes_a_moment() -> None:
+    now = datetime(2026, 1, 2, 12, 0, tzinfo=UTC)
+    assert moment("2h", now) == "2026-01-02T10:00:00.000Z"
+    assert moment("1d", now) == "2026-01-01T12:00:00.000Z"
+    assert moment("2026-01-01") == "2026-01-01"
+    assert moment(None) is None
+    with pytest.raises(Failure):
+        moment("soon")
+
+
+def test_a_path_is_split_in_folder_and_target(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text("")
+    assert split_path(f"{tmp_path}/app.py::Hello") == (tmp_path.resolve(), "app.py:Hello")
+    assert split_path(f"{tmp_path}/app.py") == (tmp_path.resolve(), "app.py")
