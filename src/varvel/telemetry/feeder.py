@@ -109,6 +109,7 @@ class Feeder:
         while self._fed < wanted:
             if not self._up.is_set():
                 raise TelemetryUnavailable
+            self._wanted.set()  # a pass that is under way may have begun before our rows: there must be one after it
             self._hurry.set()
             await asyncio.shield(self._passed)
 
@@ -154,22 +155,22 @@ class Feeder:
 
     async def _batch(self, kind: Kind, batches: Sequence[OutboxRows]) -> None:
         doubtful = batches[0].seq <= self.uncertain[kind.table]
-        lines = [line for batch in batches for line in batch.body.split(b"\n") if line]
+        bodies = [batch.body for batch in batches]
         query_id = f"varvel-feed-{kind.table}-{uuid.uuid4()}"
         try:
             if doubtful:
-                await self._reconcile(kind, lines, query_id)
+                await self._reconcile(kind, bodies, query_id)
             else:
-                await deliver(self._store, kind.table, lines, self._rejects, query_id)
+                await deliver(self._store, kind.table, bodies, self._rejects, query_id)
             await self._outbox.delete([batch.seq for batch in batches])
         except BaseException:
             self.uncertain[kind.table] = max(self.uncertain[kind.table], batches[-1].seq)
             raise
 
-    async def _reconcile(self, kind: Kind, lines: list[bytes], query_id: str) -> None:
+    async def _reconcile(self, kind: Kind, bodies: list[bytes], query_id: str) -> None:
         # An insert of ours that still runs in the store would land after we looked.
         await self._store.execute(f"KILL QUERY WHERE query_id LIKE 'varvel-feed-{kind.table}-%' SYNC")
-        rows = [(line, msgspec.json.decode(line)) for line in lines]
+        rows = await asyncio.to_thread(_parsed, bodies)
         there = await self._there(kind, [row for _, row in rows])
         new = {row[kind.key]: line for line, row in rows if row[kind.key] not in there}
         await deliver(self._store, kind.table, list(new.values()), self._rejects, query_id)
@@ -191,6 +192,11 @@ class Feeder:
             )
             found.update(row["id"] for row in answer)
         return found
+
+
+def _parsed(bodies: list[bytes]) -> list[tuple[bytes, dict[str, Any]]]:
+    decode = msgspec.json.Decoder().decode
+    return [(line, decode(line)) for body in bodies for line in body.split(b"\n") if line]
 
 
 def _fail(passed: asyncio.Future[None]) -> None:
