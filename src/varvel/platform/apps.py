@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Response
 from pydantic import Field, WithJsonSchema
+from pydantic.json_schema import SkipJsonSchema
 
 from varvel.apps.model import App, Revision
 from varvel.ids import iso
@@ -45,8 +46,8 @@ class AppEntry(Reply):
     startup_timeout: float = Field(description="Seconds.")
     valid_regions: list[str] = Field(description="Regions that the app names; empty when it names none.")
     updated_at: str
-    endpoints: list[str] | None = Field(
-        default=None, description="Route-level ids; only with expand=endpoints.", json_schema_extra={"type": "array"}
+    endpoints: list[str] | SkipJsonSchema[None] = Field(
+        default=None, description="Route-level ids; only with expand=endpoints."
     )
 
 
@@ -84,24 +85,24 @@ class RunnerHistory(Reply):
 class Actor(Reply):
     """Who did it."""
 
-    nickname: str | None = None
-    full_name: str | None = None
+    nickname: str | SkipJsonSchema[None] = None
+    full_name: str | SkipJsonSchema[None] = None
 
 
 class EventPayload(Reply):
     """Details; which are there depends on the category."""
 
-    job_id: str | None = None
-    machine_type: str | None = None
-    reason: str | None = None
-    state: str | None = None
-    new_application_id: str | None = None
-    old_application_id: str | None = None
-    old_config: dict[str, Any] | None = None
-    new_config: dict[str, Any] | None = None
-    old_app_auth_mode: str | None = None
-    new_app_auth_mode: str | None = None
-    actor: Actor | None = None
+    job_id: str | SkipJsonSchema[None] = None
+    machine_type: str | SkipJsonSchema[None] = None
+    reason: str | SkipJsonSchema[None] = None
+    state: str | SkipJsonSchema[None] = None
+    new_application_id: str | SkipJsonSchema[None] = None
+    old_application_id: str | SkipJsonSchema[None] = None
+    old_config: dict[str, Any] | SkipJsonSchema[None] = None
+    new_config: dict[str, Any] | SkipJsonSchema[None] = None
+    old_app_auth_mode: str | SkipJsonSchema[None] = None
+    new_app_auth_mode: str | SkipJsonSchema[None] = None
+    actor: Actor | SkipJsonSchema[None] = None
 
 
 class Event(Reply):

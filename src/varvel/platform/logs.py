@@ -46,7 +46,7 @@ class LogLine(Reply):
     message: str
     app: str
     revision: str
-    labels: dict[str, str] | None = Field(default=None, json_schema_extra={"type": "object"})
+    labels: dict[str, str] | SkipJsonSchema[None] = None
 
 
 class LogPage(Reply):
@@ -80,7 +80,12 @@ def log_filters(
         Query(description="What ran: a deployed app is `gateway`, a build is `grpc-register`."),
     ] = None,
     traceback: Annotated[
-        Flag, Query(description="`false` leaves out lines that hold a traceback; they are there otherwise.")
+        Flag,
+        # The contract's default. A caller who says nothing gets more than that: hiding errors helps nobody.
+        WithJsonSchema({"type": ["boolean", "null"], "default": False}),
+        Query(
+            description="`false`, when it is sent, leaves out lines that hold a traceback. They are there otherwise."
+        ),
     ] = None,
     search: Annotated[
         str | None,
@@ -201,7 +206,9 @@ def router(parts: PlatformParts) -> APIRouter:
     async def stream(
         filters: Filters,
         request: Request,
-        last_event_id: Annotated[str | None, _Word, Header(description="Id of the last event that you have.")] = None,
+        last_event_id: Annotated[
+            str | None, _Word, Header(alias="Last-Event-ID", description="Id of the last event that you have.")
+        ] = None,
     ) -> Response:
         """Lines that meet all conditions, as Server-Sent Events: with `start`, first those since then; then live.
 
