@@ -81,8 +81,7 @@ def log_filters(
     ] = None,
     traceback: Annotated[
         Flag,
-        # The contract's default. A caller who says nothing gets more than that: hiding errors helps nobody.
-        WithJsonSchema({"type": ["boolean", "null"], "default": False}),
+        # More than the contract's default of false: hiding errors from a caller who says nothing helps nobody.
         Query(
             description="`false`, when it is sent, leaves out lines that hold a traceback. They are there otherwise."
         ),
