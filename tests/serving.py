@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import select
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -42,6 +42,7 @@ class Server:
         self.environ = {**os.environ, **(environ or {})}
         self.process: subprocess.Popen[str] | None = None
         self.stdout: list[str] = []
+        self._reader: threading.Thread
         self.stderr_path = data.parent / f"{data.name}.stderr"
 
     def start(self, timeout: float = 60.0) -> Server:
@@ -57,19 +58,22 @@ class Server:
                 env=self.environ,
                 cwd=ROOT,
             )
+        ready = threading.Event()
+        self._reader = threading.Thread(target=self._read, args=(self.process, ready), daemon=True)
+        self._reader.start()
         deadline = time.monotonic() + timeout
-        assert self.process.stdout is not None
-        while time.monotonic() < deadline:
-            if not select.select([self.process.stdout], [], [], 0.1)[0]:
-                continue
-            line = self.process.stdout.readline()
-            if not line:
-                break
-            self.stdout.append(line)
-            if line.startswith("ready "):
+        while time.monotonic() < deadline and self.process.poll() is None:
+            if ready.wait(0.05):
                 return self
         self.kill()
         raise AssertionError(f"the server did not become ready:\n{self.log()[-4000:]}")
+
+    def _read(self, process: subprocess.Popen[str], ready: threading.Event) -> None:
+        assert process.stdout is not None
+        for line in process.stdout:
+            self.stdout.append(line)
+            if line.startswith("ready "):
+                ready.set()
 
     @property
     def pid(self) -> int:
@@ -124,6 +128,7 @@ class Server:
             process.wait()
             raise AssertionError(f"the server did not end on {number.name}:\n{self.log()[-4000:]}") from None
         finally:
+            self._reader.join(5)
             if process.stdout is not None:
                 process.stdout.close()
             self.process = None
