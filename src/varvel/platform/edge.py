@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import structlog
+from fastapi import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -94,7 +95,8 @@ class Edge:
             message = await receive()
             seen += len(message.get("body", b""))
             if seen > limit:
-                raise TooLarge()
+                # Of all that a body's reader may raise, FastAPI passes only this on.
+                raise HTTPException(TooLarge.status, TooLarge().message)
             return message
 
         return counted
