@@ -49,6 +49,8 @@ class Settings:
     retry_backoff_max: float = _setting(30.0, "Longest wait between two attempts of a queued request.")
     payload_days: int = _setting(30, "How many days the JSON payloads of requests are kept.")
     payload_limit: int = _setting(256 * 1024, "Payloads larger than this are not kept in request records.")
+    cancel_patience: float = _setting(10.0, "How long an app may take to answer that it was asked to cancel.")
+    status_heartbeat: float = _setting(15.0, "A quiet status stream says that it is alive this often.")
     upload_limit: int = _setting(10 * 1024**3, "Largest file that a client may upload.")
     unzip_files: int = _setting(100_000, "Most files in an archive that is uploaded to be unpacked.")
     unzip_bytes: int = _setting(50 * 1024**3, "Most bytes that an uploaded archive may unpack to.")

@@ -97,6 +97,11 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
     await _reply(send, asked.get("status", 200), answer, length + extra)
 
 
+async def never_ready(scope: Scope, receive: Receive, send: Send) -> None:
+    """Does not come to the end of its start."""
+    await asyncio.sleep(3600)
+
+
 async def _size(receive: Receive, send: Send) -> None:
     size = 0
     while True:

@@ -228,6 +228,14 @@ async def test_an_app_that_cannot_start_says_so(shared: Rig) -> None:
     assert "missing" in answer.json()["detail"]
 
 
+async def test_an_app_that_never_becomes_ready_answers_504(shared: Rig) -> None:
+    client = await shared.client()
+    answer = await client.post("/run/me/never", json={})
+    assert (answer.status_code, answer.json()["error_type"]) == (504, "startup_timeout")
+    record = await shared.record(answer.headers["x-fal-request-id"])
+    assert (record["status_code"], record["runner_id"]) == (504, "")
+
+
 async def test_a_client_that_goes_away_has_the_app_asked_to_cancel(shared: Rig) -> None:
     client = await shared.client()
     with pytest.raises(httpx.ReadTimeout):

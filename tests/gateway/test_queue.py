@@ -277,7 +277,7 @@ async def test_a_status_stream_has_each_change_and_each_new_line_once(shared: Ri
     async with client.stream("GET", f"{submitted['status_url']}/stream?logs=1") as answer:
         assert answer.headers["content-type"] == "text/event-stream"
         async for line in answer.aiter_lines():
-            if line:
+            if line and not line.startswith(":"):
                 assert line.startswith("data: ")
                 events.append(json.loads(line[6:]))
     assert events[-1]["status"] == "COMPLETED"
@@ -285,6 +285,15 @@ async def test_a_status_stream_has_each_change_and_each_new_line_once(shared: Ri
     order = [event["status"] for event in events]
     assert order == sorted(order, key=["IN_QUEUE", "IN_PROGRESS", "COMPLETED"].index)
     assert "IN_PROGRESS" in order
+
+
+async def test_a_quiet_status_stream_says_that_it_is_alive(shared: Rig) -> None:
+    client = await shared.client()
+    submitted = await _submit(client, "me/echo", {"sleep": 1})
+    answer = await client.get(f"{submitted['status_url']}/stream")
+    comments = [line for line in answer.text.splitlines() if line.startswith(":")]
+    assert len(comments) >= 2
+    assert all(line.startswith("data: {") for line in answer.text.splitlines() if line and line not in comments)
 
 
 async def test_a_stream_of_a_finished_request_is_one_event(shared: Rig) -> None:

@@ -6,17 +6,18 @@ import hashlib
 import json
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from tests.gateway.rig import Rig, listening, rig
 from varvel.gateway.webhooks import LONGEST_PAUSE, pause_after
 
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 Hook = tuple[dict[str, str], bytes]
 
 
@@ -47,16 +48,17 @@ class Receiver:
         raise AssertionError(f"{len(self.hooks)} webhooks came, not {count}")
 
 
-@asynccontextmanager
-async def _posting(folder: Path, receiver: Receiver, private: bool = True) -> AsyncIterator[tuple[Rig, str]]:
-    async with listening(receiver) as url, rig(folder, egress_private=private) as own:
-        own.apps.add("echo", "app")
-        yield own, f"{url}/hook?a=1"
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def own(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Rig]:
+    """A gateway that may call loopback addresses."""
+    async with rig(tmp_path_factory.mktemp("hooks"), egress_private=True) as running:
+        running.apps.add("echo", "app")
+        yield running
 
 
 async def _submit(own: Rig, url: str, body: dict[str, Any]) -> str:
     client = await own.client()
-    answer = await client.post("/queue/me/echo", params={"fal_webhook": url}, json=body)
+    answer = await client.post("/queue/me/echo", params={"fal_webhook": f"{url}/hook?a=1"}, json=body)
     return str(answer.json()["request_id"])
 
 
@@ -72,9 +74,9 @@ async def _settled(own: Rig) -> None:
     raise AssertionError("a webhook is still owed")
 
 
-async def test_an_end_is_posted_signed_so_that_the_documented_check_accepts_it(tmp_path: Path) -> None:
+async def test_an_end_is_posted_signed_so_that_the_documented_check_accepts_it(own: Rig) -> None:
     receiver = Receiver()
-    async with _posting(tmp_path, receiver) as (own, url):
+    async with listening(receiver) as url:
         request_id = await _submit(own, url, {"n": 1})
         headers, body = await receiver.wait(1)
         said = json.loads(body)
@@ -97,36 +99,36 @@ async def test_an_end_is_posted_signed_so_that_the_documented_check_accepts_it(t
         await _settled(own)
 
 
-async def test_an_error_of_the_app_is_an_error_with_its_body(tmp_path: Path) -> None:
+async def test_an_error_of_the_app_is_an_error_with_its_body(own: Rig) -> None:
     receiver = Receiver()
-    async with _posting(tmp_path, receiver) as (own, url):
+    async with listening(receiver) as url:
         await _submit(own, url, {"status": 422})
         said = json.loads((await receiver.wait(1))[1])
         assert (said["status"], said["error"]) == ("ERROR", "Invalid status code: 422")
         assert said["payload"]["asked"] == {"status": 422}
 
 
-async def test_an_answer_that_is_not_json_is_named_as_such(tmp_path: Path) -> None:
+async def test_an_answer_that_is_not_json_is_named_as_such(own: Rig) -> None:
     receiver = Receiver()
-    async with _posting(tmp_path, receiver) as (own, url):
+    async with listening(receiver) as url:
         await _submit(own, url, {"answer": 5})
         said = json.loads((await receiver.wait(1))[1])
         assert (said["status"], said["payload"]) == ("OK", None)
         assert said["payload_error"]
 
 
-async def test_a_receiver_that_fails_is_asked_again_until_it_takes_it(tmp_path: Path) -> None:
+async def test_a_receiver_that_fails_is_asked_again_until_it_takes_it(own: Rig) -> None:
     receiver = Receiver(500)
-    async with _posting(tmp_path, receiver) as (own, url):
+    async with listening(receiver) as url:
         await _submit(own, url, {})
         first, second = await receiver.wait(1), await receiver.wait(2)
         assert first[1] == second[1]
         await _settled(own)
 
 
-async def test_a_redirect_is_not_followed_and_ends_it(tmp_path: Path) -> None:
+async def test_a_redirect_is_not_followed_and_ends_it(own: Rig) -> None:
     receiver = Receiver(307)
-    async with _posting(tmp_path, receiver) as (own, url):
+    async with listening(receiver) as url:
         await _submit(own, url, {})
         await receiver.wait(1)
         await _settled(own)
@@ -135,7 +137,8 @@ async def test_a_redirect_is_not_followed_and_ends_it(tmp_path: Path) -> None:
 
 async def test_a_private_address_is_never_called(tmp_path: Path) -> None:
     receiver = Receiver()
-    async with _posting(tmp_path, receiver, private=False) as (own, url):
+    async with listening(receiver) as url, rig(tmp_path) as own:
+        own.apps.add("echo", "app")
         request_id = await _submit(own, url, {})
         await own.record(request_id)
         await _settled(own)
@@ -156,7 +159,7 @@ async def test_what_is_owed_when_the_server_stops_is_delivered_by_the_next(tmp_p
             await _settled(second)
 
 
-def test_pauses_grow_up_to_a_bound() -> None:
+async def test_pauses_grow_up_to_a_bound() -> None:
     pauses = [pause_after(tries) for tries in range(1, 32)]
     assert pauses[:3] == [2, 4, 8]
     assert pauses == sorted(pauses)

@@ -211,18 +211,14 @@ class Attempts:
         """
         target = f"{path.rstrip('/')}/cancel"
         headers = head_for_app([], request_id=request_id, caller=caller, owner=owner, path=target, length=None)
-        task = asyncio.ensure_future(_cancel_call(slot, target, headers, release))
+        task = asyncio.ensure_future(_cancel_call(slot, target, headers, self._settings.cancel_patience, release))
         self._cancels.add(task)
         task.add_done_callback(self._cancels.discard)
 
 
-CANCEL_PATIENCE = 10.0
-"""Seconds that an app may take to answer a cancel call."""
-
-
-async def _cancel_call(slot: Slot, target: str, headers: Headers, release: bool) -> None:
+async def _cancel_call(slot: Slot, target: str, headers: Headers, patience: float, release: bool) -> None:
     try:
-        async with asyncio.timeout(CANCEL_PATIENCE):
+        async with asyncio.timeout(patience):
             response = await slot.send("POST", target.encode("latin-1"), headers, b"")
             await response.read(65536)
             if not response.exhausted:

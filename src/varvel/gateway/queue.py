@@ -22,8 +22,6 @@ from varvel.queue.model import Job, JobState, JobStatus, Outcome
 from varvel.settings import Settings
 from varvel.telemetry.model import LogRow
 
-HEARTBEAT = 15.0
-"""Seconds between comment lines of a quiet status stream."""
 LOGS_EVERY = 0.25
 """Seconds between looks for new log lines of a streamed status."""
 _LEVELS = {"trace": "DEBUG", "warning": "WARN"}
@@ -197,7 +195,7 @@ class QueueCalls:
             gone.cancel()
 
     async def _events(self, scope: Scope, send: Send, asked: RequestTarget) -> None:
-        wanted = _logs_wanted(scope)
+        wanted, heartbeat = _logs_wanted(scope), self._settings.status_heartbeat
         loop = asyncio.get_running_loop()
         changes = self._scheduler.watch(asked.request_id)
         change = asyncio.ensure_future(anext(changes, None))
@@ -205,7 +203,7 @@ class QueueCalls:
         after, quiet_since = 0, loop.time()
         try:
             while True:
-                patience = quiet_since + HEARTBEAT - loop.time()
+                patience = quiet_since + heartbeat - loop.time()
                 if wanted and status is not None and status.state is JobState.RUNNING:
                     patience = min(patience, LOGS_EVERY)
                 await asyncio.wait({change}, timeout=max(patience, 0.0))
@@ -221,7 +219,7 @@ class QueueCalls:
                     after = lines[-1].ts
                 if status is not None and (changed or lines):
                     data = b"data: " + encode(self._shape(scope, asked, status, lines)) + b"\n\n"
-                elif loop.time() - quiet_since >= HEARTBEAT:
+                elif loop.time() - quiet_since >= heartbeat:
                     data = b": waiting\n\n"
                 else:
                     continue
