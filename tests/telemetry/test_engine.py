@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import msgspec
 import pyarrow.parquet
 import pytest
 from tests.telemetry.conftest import Engine
@@ -151,6 +152,28 @@ async def test_a_stream_that_breaks_in_the_middle_is_not_taken_for_a_whole_one(e
             "SELECT throwIf(number = 5000000) FROM numbers(10000000)", format="JSONEachRow"
         ):
             pass
+
+
+async def test_no_text_in_a_row_is_taken_for_an_end_of_the_data(engine: Engine) -> None:
+    texts = [
+        ";",
+        "; DROP TABLE logs;",
+        "'",
+        '"',
+        "--",
+        "/*",
+        "\n\n",
+        "\n;\n",
+        "FORMAT CSV",
+        "{x:String}",
+        "\\",
+        "\x00",
+        "é",
+    ]
+    lines = [msgspec.json.encode({"ts": n, "owner": "odd", "message": text}) for n, text in enumerate(texts)]
+    await engine.client.insert("logs", b"\n\n".join(lines) + b"\n\n\n")
+    rows = await engine.client.select("SELECT message FROM logs WHERE owner = 'odd' ORDER BY ts")
+    assert [row["message"] for row in rows] == texts
 
 
 def command(folder: Path) -> list[str]:

@@ -123,6 +123,8 @@ class StoreClient:
 
     async def insert(self, table: str, lines: bytes, *, query_id: str = "") -> None:
         """Insert JSON lines; when this returns they are on disk and visible. Columns that a line lacks get defaults."""
+        while b"\n\n" in lines:  # an empty line ends the data for chDB, which takes the rest for another statement
+            lines = lines.replace(b"\n\n", b"\n")
         query = {"query": f"INSERT INTO {table} FORMAT JSONEachRow", "query_id": query_id}
         query["input_format_skip_unknown_fields"] = "1"
         await self._post(lines, query, None)

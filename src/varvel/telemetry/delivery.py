@@ -36,7 +36,10 @@ class Rejects:
 
 
 async def deliver(store: StoreClient, table: str, lines: list[bytes], rejects: Rejects, query_id: str = "") -> None:
-    """Insert lines; all that can be read are in the store when this returns. Raises what else the store says."""
+    """Insert lines, or blocks of lines; all that can be read are in the store when this returns.
+
+    Raises what else the store says.
+    """
     if not lines:
         return
     try:
@@ -44,7 +47,7 @@ async def deliver(store: StoreClient, table: str, lines: list[bytes], rejects: R
     except StoreRefused as refusal:
         if refusal.code not in _UNREADABLE:
             raise
-        if len(lines) == 1:
+        if len(lines) == 1 and len(lines := [line for line in lines[0].split(b"\n") if line]) == 1:
             await rejects.add(table, lines[0], refusal.message[:300])
             return
         half = len(lines) // 2
