@@ -206,7 +206,10 @@ async def watching(folder: Path, **settings: Any) -> AsyncIterator[Watched]:
 @asynccontextmanager
 async def _listening(parts: PlatformParts) -> AsyncIterator[str]:
     app = api.build(parts, [each.router(parts) for each in (logs, metrics, apps, export, drains)])
-    listener = socket.create_server(("127.0.0.1", 0))
+    # Asyncio leaves Nagle's delay on when it is not told that a stream is TCP.
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.bind(("127.0.0.1", 0))
+    listener.listen()
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off", ws="none", access_log=False))
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     while not server.started:

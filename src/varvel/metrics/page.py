@@ -17,7 +17,7 @@ from varvel.runners.model import RunnerInfo, RunnerState
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
-_BOUNDS = tuple(f',le="{bound}"}} ' for bound in (*BUCKETS, "+Inf"))
+_BOUNDS = (*(f"{bound}" for bound in BUCKETS), "+Inf")
 _STATES = {
     RunnerState.PENDING: "pending",
     RunnerState.SETUP: "pending",
@@ -89,19 +89,29 @@ def _statuses(name: str, counts: Callable[[AppSample], dict[tuple[str, int], int
     ]
 
 
-def _latency(row: _Row) -> list[str]:
-    begin = f"fal_app_request_latency{{{row[1]}"
-    return [f"{begin}{bound}{count}" for bound, count in zip(_BOUNDS, row[0].minute.cumulative, strict=True)]
-
-
-def _duration(row: _Row) -> list[str]:
-    name, total = "varvel_request_duration_seconds", row[0].total
-    begin, counts = f"{name}_bucket{{{row[1]}", total.cumulative
-    return [
-        *(f"{begin}{bound}{count}" for bound, count in zip(_BOUNDS, counts, strict=True)),
-        f"{name}_sum{{{row[1]}}} {total.seconds}",
-        f"{name}_count{{{row[1]}}} {counts[-1]}",
+# All buckets of an app in one step: this is most of the page.
+_LATENCY = "\n".join(f'fal_app_request_latency{{<app>,le="{bound}"}} %d' for bound in _BOUNDS)
+_DURATION = "\n".join(
+    [
+        *(f'varvel_request_duration_seconds_bucket{{<app>,le="{bound}"}} %d' for bound in _BOUNDS),
+        "varvel_request_duration_seconds_sum{<app>} %r",
+        "varvel_request_duration_seconds_count{<app>} %d",
     ]
+)
+
+
+def _latency(row: _Row) -> tuple[str, ...]:
+    return (_filled(_LATENCY, row[1]) % tuple(row[0].minute.cumulative),)
+
+
+def _duration(row: _Row) -> tuple[str, ...]:
+    total = row[0].total
+    counts = total.cumulative
+    return (_filled(_DURATION, row[1]) % (*counts, total.seconds, counts[-1]),)
+
+
+def _filled(template: str, application: str) -> str:
+    return template.replace("<app>", application.replace("%", "%%"))
 
 
 def _gpu_count(row: _Row) -> tuple[str, ...]:
