@@ -140,7 +140,7 @@ def test_curl_and_the_command_line_reach_the_same_app(server: Server) -> None:
     command += ["-d", '{"name": "curl"}', f"{server.url}/run/me/greeter"]
     curl = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
     assert json.loads(curl.stdout) == {"hello": "curl"}
-    assert json.loads(server.varvel("call", "me/greeter", "name=cli", "--json").stdout)["result"] == {"hello": "cli"}
+    assert json.loads(server.varvel("call", "me/greeter", "name=cli", "--json").stdout) == {"hello": "cli"}
 
 
 def test_what_ran_is_in_analytics_metrics_and_the_list_of_apps(server: Server) -> None:
