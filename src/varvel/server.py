@@ -82,7 +82,8 @@ def run(
     journal.configure(settings.log_level)
     settings.data.mkdir(parents=True, exist_ok=True)
     with _held(DataFolderLock(settings.data)):
-        return uvloop.run(_serve(settings, list(apps), examples, on_ready))
+        status: int = uvloop.run(_serve(settings, list(apps), examples, on_ready))
+    return status
 
 
 @contextlib.contextmanager
