@@ -41,9 +41,12 @@ from varvel.queue.store import SqliteQueueStore
 from varvel.runners.pool import LocalPool
 from varvel.settings import Settings
 from varvel.state.database import Database
-from varvel.state.ledger import Ledger
 from varvel.state.outbox import Outbox
 from varvel.telemetry.service import Telemetry
+from varvel.telemetry_export.drain_store import DrainStore
+from varvel.telemetry_export.drains import LogDrains
+from varvel.telemetry_export.ledger import TracedLedger
+from varvel.telemetry_export.traces import Traces
 
 log = structlog.get_logger("varvel.server")
 
@@ -157,7 +160,8 @@ async def _parts(settings: Settings) -> AsyncIterator[_Parts]:
         database = await asyncio.to_thread(Database.open, data / "state.db")
         stack.push_async_callback(database.close)
         outbox = Outbox(database)
-        ledger = Ledger(database, outbox)
+        traces = Traces(settings)
+        ledger = TracedLedger(database, outbox, traces)
         keys = KeyStore(database)
         await keys.start()
         new_key = await keys.bootstrap(data)
@@ -196,6 +200,12 @@ async def _parts(settings: Settings) -> AsyncIterator[_Parts]:
         stack.push_async_callback(webhooks.stop)
         await gateway.start()
         stack.push_async_callback(gateway.stop)
+        scheduler.on_finished(traces.job)
+        await traces.start()
+        stack.push_async_callback(traces.stop)
+        drains = LogDrains(settings, DrainStore(database, keys.secret("log-drains")), telemetry, outside)
+        await drains.start()
+        stack.push_async_callback(drains.stop)
         deployer = Deployer(settings, catalog, pool, telemetry, ledger.record)
         files = FolderStore(
             data / "files",
@@ -221,6 +231,7 @@ async def _parts(settings: Settings) -> AsyncIterator[_Parts]:
             machines=machines,
             database=database,
             egress=outside,
+            drains=drains,
         )
         health = ServerHealth(
             taking=lambda: parts.health_taking,
