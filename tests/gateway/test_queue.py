@@ -212,6 +212,16 @@ async def test_a_crash_is_tried_again_up_to_its_budget_and_then_answers_503(shar
     assert (await shared.record(submitted["request_id"]))["attempts"] == 2
 
 
+@pytest.mark.parametrize(("status", "attempts"), [(500, 1), (502, 1), (503, 2), (504, 2)])
+async def test_which_of_an_apps_own_errors_are_tried_again(shared: Rig, status: int, attempts: int) -> None:
+    client = await shared.client()
+    config = {"X-Fal-Retry-Config": json.dumps({"server_error": {"retries": 1}})}
+    submitted = await _submit(client, "me/echo", {"status": status}, headers=config)
+    await _done(client, submitted)
+    assert (await client.get(submitted["response_url"])).status_code == status
+    assert (await shared.record(submitted["request_id"]))["attempts"] == attempts
+
+
 async def test_a_time_limit_is_a_condition_of_its_own(shared: Rig) -> None:
     client = await shared.client()
     config = {"X-Fal-Retry-Config": json.dumps({"timeout": {"retries": 0}})}

@@ -140,6 +140,27 @@ async def test_a_retryable_failure_is_tried_again_under_the_same_id(tmp_path: Pa
         assert await recorded(made) == [given.request_id]
 
 
+async def test_the_spilled_answer_of_an_attempt_that_is_tried_again_is_deleted(tmp_path: Path) -> None:
+    files = [tmp_path / "spill" / f"{n}.answer" for n in range(2)]
+
+    async def serve(given: Job) -> AttemptResult:
+        path = files[given.attempts - 1]
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"x" * 100)
+        if given.attempts == 1:
+            return AttemptResult(outcome=outcome(503, b"", body_file=path), condition="server_error")
+        return AttemptResult(outcome=outcome(200, b"", body_file=path))
+
+    async with parts(tmp_path, serve=serve) as made:
+        given = job()
+        await made.scheduler.submit(given)
+        assert (await made.ended(given.request_id)).body_file == files[1]
+        async with asyncio.timeout(5):
+            while files[0].exists():
+                await asyncio.sleep(0.01)
+        assert files[1].exists()
+
+
 async def test_a_budget_ends_with_the_last_failure(tmp_path: Path) -> None:
     async def serve(given: Job) -> AttemptResult:
         return failed()

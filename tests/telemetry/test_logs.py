@@ -54,8 +54,8 @@ async def test_a_line_is_in_the_store_after_a_barrier_with_its_labels(engine: En
     (row,) = await engine.client.select("SELECT * FROM logs WHERE app = 'me/labelled'")
     assert (row["ts"], row["level"], row["owner"], row["message"]) == (ts, "info", "me", "hi")
     assert row["labels"] == {
-        "fal_app_name": "labelled",
-        "fal_app_id": "me/labelled",
+        "fal_app_name": "me/labelled",
+        "fal_app_id": "rev",
         "fal_request_id": "r1",
         "fal_job_id": "job",
         "fal_source": "gateway",

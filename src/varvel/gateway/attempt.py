@@ -24,6 +24,7 @@ from varvel.runners.model import RunnerResponse, Slot
 from varvel.settings import Settings
 
 _CHECKED = frozenset({500, 502, 504})
+_TRIED_AGAIN = frozenset({503, 504})
 
 
 class RequestTimeout(VarvelError):
@@ -140,7 +141,7 @@ class Attempts:
             give_up(slot, problem)
             raise
         settle(slot, outcome.status, answer)
-        condition: Condition | None = "server_error" if outcome.status == 503 else None
+        condition: Condition | None = "server_error" if outcome.status in _TRIED_AGAIN else None
         return AttemptResult(
             outcome=outcome, condition=condition, needs_retry=answer.needs_retry, hints=answer.hints or []
         )

@@ -464,6 +464,9 @@ class Scheduler:
 
     async def _conclude(self, running: _Running, job: Job, tries: _Tries, result: AttemptResult) -> None:
         again = self._again(result, job, tries.spent)
+        if again is not None and result.outcome.body_file is not None:
+            # An answer that nobody will see.
+            self._spawn(asyncio.to_thread(result.outcome.body_file.unlink, missing_ok=True))
         if again is not None and not running.cancel:
             spent = {**tries.spent, again.condition: tries.spent.get(again.condition, 0) + 1}
             self._tries[job.request_id] = _Tries(job.attempts, spent)

@@ -29,6 +29,8 @@ HURRY_GAP = 0.05
 RETRY = 0.5
 STOP_WAIT = 5.0
 LABELS_KNOWN = 4096
+LABELS = ("fal_app_name", "fal_app_id", "fal_request_id", "fal_job_id", "fal_endpoint", "fal_source")
+"""Of every line: `owner/name`, the revision, the request, the runner, the path, and who wrote it."""
 
 
 class Logs:
@@ -97,7 +99,7 @@ class Logs:
         """Take one line and give its `ts`; see `LogSink`."""
         now = self._clock()
         ts = self._last = max(self._last + 1, int(min(at or now, now) * 1_000_000))
-        known = self._labels(app, request_id, job_id, endpoint, source)
+        known = self._labels(app, revision, request_id, job_id, endpoint, source)
         row = LogRow(
             ts=ts,
             owner=app.partition("/")[0],
@@ -126,14 +128,11 @@ class Logs:
             self._hurry.set()
         return ts
 
-    def _labels(self, app: str, request_id: str, job_id: str, endpoint: str, source: str) -> dict[str, str]:
-        key = (app, request_id, job_id, endpoint, source)
+    def _labels(self, *key: str) -> dict[str, str]:
         if (found := self._known.get(key)) is None:
-            names = ("fal_app_id", "fal_request_id", "fal_job_id", "fal_endpoint", "fal_source")
-            known = {"fal_app_name": app.partition("/")[2], **dict(zip(names, key, strict=True))}
             if len(self._known) >= LABELS_KNOWN:
                 self._known.clear()
-            found = self._known[key] = {name: value for name, value in known.items() if value}
+            found = self._known[key] = {name: value for name, value in zip(LABELS, key, strict=True) if value}
         return found
 
     def start(self) -> None:
