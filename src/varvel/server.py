@@ -35,6 +35,7 @@ from varvel.health import ServerHealth
 from varvel.lock import DataFolderLock
 from varvel.metrics.meter import Meter
 from varvel.platform import api as platform_api
+from varvel.platform import focus
 from varvel.platform.parts import PlatformParts
 from varvel.queue.scheduler import Scheduler
 from varvel.queue.store import SqliteQueueStore
@@ -52,6 +53,8 @@ log = structlog.get_logger("varvel.server")
 
 DATA_PLANE = ("run", "queue", "proxy", "tokens", "storage", "files", ".well-known")
 FIRST_OWNER = "me"
+MONTHS_EVERY = 3600.0
+"""Seconds."""
 
 
 class PortTaken(VarvelError):
@@ -233,6 +236,9 @@ async def _parts(settings: Settings) -> AsyncIterator[_Parts]:
             egress=outside,
             drains=drains,
         )
+        await platform_parts.prices.start()
+        months = asyncio.create_task(_close_months(platform_parts))
+        stack.callback(months.cancel)
         health = ServerHealth(
             taking=lambda: parts.health_taking,
             telemetry=lambda: telemetry.healthy,
@@ -268,6 +274,16 @@ async def _parts(settings: Settings) -> AsyncIterator[_Parts]:
         )
         parts = _Parts(front, scheduler, deployer, catalog, new_key)
         yield parts
+
+
+async def _close_months(parts: PlatformParts) -> None:
+    """Turn months that are over into invoices, at start and then every hour."""
+    while True:
+        try:
+            await focus.invoices_of(parts).close_months(parts.keys.owners(), parts.clock())
+        except VarvelError as problem:
+            log.warning("months are not closed yet", problem=problem.message)
+        await asyncio.sleep(MONTHS_EVERY)
 
 
 # -- sockets
