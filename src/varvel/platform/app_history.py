@@ -106,9 +106,7 @@ def _avg_sql(bucket: str) -> str:
     return f"SELECT {bucket} AS bucket, {sums} FROM ({_INTERVALS}) AS i GROUP BY bucket"  # noqa: S608
 
 
-async def runners(
-    store: TelemetryStore, app: AppId, window: Window, aggregation: Aggregation
-) -> list[dict[str, Any]]:
+async def runners(store: TelemetryStore, app: AppId, window: Window, aggregation: Aggregation) -> list[dict[str, Any]]:
     """Runners by state for each bucket of `window` (of zone UTC), oldest first.
 
     Raises `TelemetryUnavailable`.
@@ -120,9 +118,7 @@ async def runners(
     return list(_buckets(found, window, aggregation))
 
 
-def _buckets(
-    found: dict[int, dict[str, Any]], window: Window, aggregation: Aggregation
-) -> Iterable[dict[str, Any]]:
+def _buckets(found: dict[int, dict[str, Any]], window: Window, aggregation: Aggregation) -> Iterable[dict[str, Any]]:
     for edge in window.edges():
         row = found.get(edge * _SECOND, {})
         counts = {state: int(row.get(state, 0)) for state in _STATES}
