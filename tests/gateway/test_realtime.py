@@ -70,13 +70,21 @@ async def test_the_clients_close_reaches_the_app_and_frees_its_place(shared: Rig
         raise AssertionError("the app did not hear of it")
 
 
+async def test_a_close_without_a_code_is_a_close(shared: Rig) -> None:
+    async with _socket(shared, "/run/me/echo/realtime") as socket:
+        request_id = socket.response.headers["x-fal-request-id"] if socket.response else ""
+        socket.transport.write(b"\x88\x80\x00\x00\x00\x00")  # a close frame with nothing in it
+    assert (await shared.record(request_id))["status_code"] == 200
+
+
 async def test_a_client_that_vanishes_frees_its_place_and_is_recorded(shared: Rig) -> None:
     async with _socket(shared, "/run/me/echo/realtime") as socket:
         await socket.send("one")
         await socket.recv()
         request_id = socket.response.headers["x-fal-request-id"] if socket.response else ""
         socket.transport.abort()
-    assert (await shared.record(request_id))["kind"] == "realtime"
+    row = await shared.record(request_id)
+    assert (row["kind"], row["status_code"]) == ("realtime", 499)
     assert shared.pool.in_flight(next(iter(shared.apps.known))) == 0
 
 

@@ -22,6 +22,7 @@ from varvel.runners.model import Pool, Slot
 OPEN_TIMEOUT = 90.0
 _TRY_AGAIN = 1013
 _INTERNAL = 1011
+_LOST = 1006
 _HANDSHAKE = frozenset(
     {
         b"sec-websocket-key",
@@ -144,11 +145,11 @@ async def _relay(runner: ClientConnection, receive: Receive, send: Send) -> int:
         await asyncio.wait({up, down}, return_when=asyncio.FIRST_COMPLETED)
         if up.done():
             code, reason = up.result()
-            await runner.close({1005: 1000, 1006: 1001}.get(code, code), reason)
-            return 499 if code == 1006 else 200
+            await runner.close({1005: 1000, _LOST: 1001}.get(code, code), reason)
+            return 499 if code == _LOST else 200
         down.result()
-        code, reason = runner.close_code or 1006, runner.close_reason or ""
-        if code == 1006:
+        code, reason = runner.close_code or _LOST, runner.close_reason or ""
+        if code == _LOST:
             await send({"type": "websocket.close", "code": _INTERNAL, "reason": "The runner closed the connection"})
             return 503
         await send({"type": "websocket.close", "code": 1000 if code == 1005 else code, "reason": reason})
@@ -164,7 +165,10 @@ async def _up(runner: ClientConnection, receive: Receive) -> tuple[int, str]:
     while True:
         message = await receive()
         if message["type"] == "websocket.disconnect":
-            return message.get("code", 1005), message.get("reason") or ""
+            code = message.get("code", 1005)
+            # uvicorn says 1005 of a connection that was lost, too; only a close frame has a reason, if an empty one.
+            lost = code == 1005 and "reason" not in message
+            return _LOST if lost else code, message.get("reason") or ""
         text = message.get("text")
         try:
             await runner.send(message["bytes"] if text is None else text)
