@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -204,3 +205,25 @@ async def test_an_engine_ends_with_its_parent_and_the_next_waits_until_it_has(fo
     assert second.stdin is not None
     second.stdin.close()
     assert await asyncio.wait_for(second.wait(), 10) == 0
+
+
+async def test_an_engine_whose_parent_dies_while_it_starts_ends_and_leaves_the_folder_free(folder: Path) -> None:
+    for delay in (0.05, 0.3, 0.6, 0.9):
+        orphan = subprocess.Popen(command(folder), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        await asyncio.sleep(delay)
+        assert orphan.stdin is not None
+        assert orphan.stdout is not None
+        orphan.stdout.close()
+        orphan.stdin.close()
+        await asyncio.wait_for(asyncio.to_thread(orphan.wait), 10)
+    heir = await start(folder)
+    assert heir.stdout is not None
+    assert heir.stdin is not None
+    assert await asyncio.wait_for(heir.stdout.readline(), 20) == b"ready\n"
+    waiting = await start(folder)
+    assert waiting.stdin is not None
+    await asyncio.sleep(0.5)
+    waiting.stdin.close()  # dies while it waits for the folder: it must not take it later
+    assert await asyncio.wait_for(waiting.wait(), 5) == 1
+    heir.stdin.close()
+    assert await asyncio.wait_for(heir.wait(), 10) == 0

@@ -10,7 +10,10 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import select
+import signal
 import sys
+import threading
 import traceback
 from pathlib import Path
 from types import ModuleType
@@ -33,6 +36,7 @@ class Refused(Exception):
 def main() -> None:
     descriptor, folder, file = int(sys.argv[1]), sys.argv[2], sys.argv[3]
     attribute = sys.argv[4] if len(sys.argv) > 4 else None
+    threading.Thread(target=end_with_reader, args=(descriptor,), daemon=True).start()
     try:
         found = describe(load(folder, file), file, attribute)
     except Refused as problem:
@@ -45,6 +49,14 @@ def main() -> None:
         json.dump(found, out)
     # Threads that the app started must not keep this process.
     os._exit(0)
+
+
+def end_with_reader(descriptor: int) -> None:
+    """End this process, and what the app started in it, when nobody is left to hear of it."""
+    poll = select.poll()
+    poll.register(descriptor, 0)  # errors are told always, and the end of the reader is one
+    poll.poll()
+    os.killpg(0, signal.SIGKILL) if os.getpgrp() == os.getpid() else os._exit(1)
 
 
 def load(folder: str, file: str) -> ModuleType:

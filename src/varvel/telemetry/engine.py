@@ -9,12 +9,15 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import faulthandler
 import fcntl
 import os
 import re
+import select
 import signal
 import sys
 import time
+import traceback
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -276,10 +279,19 @@ def _nothing(_: object) -> None:
     pass
 
 
+def orphaned() -> bool:
+    """Whether our input has ended, and with it whoever started us."""
+    poll = select.poll()
+    poll.register(0, select.POLLIN)
+    return bool(poll.poll(0))  # nothing is ever written to it
+
+
 def lock(path: Path, deadline: float) -> int:
     """Hold the folder, waiting for a former engine to be gone until `deadline` (monotonic). Raises OSError."""
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     while True:
+        if orphaned():
+            sys.exit(1)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -305,10 +317,12 @@ async def serve(workers: Workers, socket: Path) -> None:
 
     loop.add_reader(0, parent)
     server = await loop.create_unix_server(lambda: Exchange(workers), str(socket))
-    sys.stdout.write("ready\n")
-    sys.stdout.flush()
+    with contextlib.suppress(BrokenPipeError):  # whoever started us died meanwhile; our input tells us so
+        os.write(1, b"ready\n")
     os.dup2(2, 1)  # nobody reads on: what a library prints must not fill the pipe
     await stop.wait()
+    # Should chDB hang with the interpreter's lock held, a thread without one ends us all the same.
+    faulthandler.dump_traceback_later(2 * CLOSE_WAIT, exit=True)
     server.close()
 
 
@@ -335,11 +349,16 @@ def main() -> None:
         "max_partitions_per_insert_block": "0",
         "log_comment": "",
     }
-    workers = Workers(given.data, scratch, {**SERVER, "max_server_memory_usage": given.memory * 2}, session)
-    asyncio.run(serve(workers, given.socket))
-    closed = workers.close(CLOSE_WAIT)
-    os.close(held)
-    os._exit(0 if closed else 1)  # a thread that would not end makes an ordinary exit crash inside chDB
+    status = 1
+    try:
+        workers = Workers(given.data, scratch, {**SERVER, "max_server_memory_usage": given.memory * 2}, session)
+        asyncio.run(serve(workers, given.socket))
+        status = 0 if workers.close(CLOSE_WAIT) else 1
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os.close(held)
+        os._exit(status)  # an ordinary exit crashes or hangs inside chDB while a thread of it lives
 
 
 if __name__ == "__main__":
