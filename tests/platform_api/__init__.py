@@ -1,0 +1,1 @@
+"""The Platform API on the whole server, with data from real requests."""
