@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+
 from tests.platform_api.world import World
 from tests.platform_api.world import world as serve
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import httpx
 import pytest
+
 from tests.platform_api.world import ECHO, World, finished
 
 APP = "me/vault"
@@ -191,12 +192,17 @@ UNNAMED: list[tuple[str, Callable[[Things], Options]]] = [
     ("serverlessLogsHistory", lambda t: {"params": {"search": MARK}}),
     ("serverlessLogsHistory", lambda t: {"json": [{"key": "fal_request_id", "value": t.request_id}]}),
     ("serverlessLogsStream", lambda t: ended(request_id=t.request_id)(t)),
-    ("serverlessListRequestsByEndpoint", lambda t: {"params": {"endpoint_id": "you/vault", "request_id": t.request_id}}),
+    (
+        "serverlessListRequestsByEndpoint",
+        lambda t: {"params": {"endpoint_id": "you/vault", "request_id": t.request_id}},
+    ),
     ("serverlessGetUsage", lambda t: {"params": {"expand": "summary", "app": "vault"}}),
     ("serverlessListApps", lambda t: {"params": {"search": "vault"}}),
-    *(("serverlessExport", lambda t, name=name: {"params": {"dataset": name, "format": "ndjson"}})  # type: ignore[misc]
-      for name in ("requests", "billing", "logs", "usage")),
-]  # fmt: skip
+    *(
+        ("serverlessExport", lambda t, name=name: {"params": {"dataset": name, "format": "ndjson"}})
+        for name in ("requests", "billing", "logs", "usage")
+    ),
+]
 """Calls of another owner that ask around theirs: each is 200 and has nothing of `me`."""
 
 

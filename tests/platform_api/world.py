@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+
 from tests.serving import ROOT, Server, serving
 
 ECHO = ROOT / "examples" / "echo" / "app.py"
