@@ -30,7 +30,7 @@ def post(
     url: str,
     *,
     connections: int,
-    seconds: float,
+    seconds: int,
     headers: dict[str, str] | None = None,
     watch: dict[str, list[int]] | None = None,
     body: str = BODY,
@@ -51,8 +51,8 @@ def post(
     broken = sum(int(item) for item in re.findall(r"(?:connect|read|write|timeout) (\d+)", out))
     return Load(
         rps=float(_find(r"Requests/sec:\s+([\d.]+)", out)),
-        p50=_ms(_find(r"50%\s+(\S+)", out)),
-        p99=_ms(_find(r"99%\s+(\S+)", out)),
+        p50=_ms(_find(r"\n\s+50%\s+(\S+)", out)),
+        p99=_ms(_find(r"\n\s+99%\s+(\S+)", out)),
         errors=bad + broken,
         cpu_us={name: (after[name] - before[name]) / max(total, 1) * 1e6 for name in before},
     )

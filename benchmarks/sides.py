@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import httpx
 from tests.serving import Server, free_ports
@@ -34,11 +35,11 @@ class Side:
         return {name: tree(pid) for name, pid in self.roots.items()}
 
 
-def _await(url: str, process: subprocess.Popen[bytes], headers: dict[str, str] | None = None) -> None:
+def _await(url: str, process: subprocess.Popen[Any] | None, headers: dict[str, str] | None = None) -> None:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        if process.poll() is not None:
-            raise AssertionError(f"{process.args!r} ended with {process.returncode}")
+        if process is None or process.poll() is not None:
+            raise AssertionError(f"the server for {url} ended")
         try:
             answer = httpx.post(url, content=BODY, headers={"content-type": "application/json", **(headers or {})})
             if answer.status_code == 200 and answer.json() == {"text": "v" * 1010}:
@@ -116,13 +117,7 @@ def varvel(app: str, path: str = "/run/me/echo") -> Iterator[tuple[Side, Server]
             server.varvel("deploy", str(HERE / "apps" / f"{app}.py") + ":app", "--name", "echo")
             url = f"{server.url}{path}"
             headers = {"Authorization": f"Key {server.key}"}
-            assert server.process is not None
-            deadline = time.monotonic() + 30
-            while True:
-                answer = httpx.post(f"{server.url}/run/me/echo", content=BODY, headers=headers)
-                if answer.status_code == 200 or time.monotonic() > deadline:
-                    break
-            answer.raise_for_status()
+            _await(url, server.process, headers)
             yield Side(f"Varvel {app}", url, headers, {"tree": server.pid}), server
         finally:
             server.stop()

@@ -12,7 +12,7 @@ from benchmarks.load import Load, memory_mb, post
 from benchmarks.report import spread, table, write
 
 
-def run(rounds: int = 5, seconds: float = 2.0, connections: tuple[int, ...] = (1, 64)) -> str:
+def run(rounds: int = 5, seconds: int = 2, connections: tuple[int, ...] = (1, 64)) -> str:
     """Each round loads every side in turn; ratios are taken inside a round."""
     loads: dict[tuple[str, int], list[Load]] = defaultdict(list)
     memory: dict[str, float] = {}
