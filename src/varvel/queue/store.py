@@ -304,8 +304,7 @@ class SqliteQueueStore:
             rows.insert(db, "queue_results", _RESULTS, [self._result(ended) for ended in ends])
         except sqlite3.IntegrityError as problem:
             raise AlreadyEnded from problem
-        for ended in ends:
-            self._outbox.put(ended.rows)
+        self._outbox.put(row for ended in ends for row in ended.rows)
 
     def _result(self, ended: Ended) -> tuple[int, str, str | None, bytes, bytes, bytes]:
         job, outcome = ended.job, ended.outcome

@@ -65,6 +65,7 @@ class Database:
         self._inbox: deque[_Write] = deque()
         self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._idle = False
+        self._handing_over = False
         self._closing = False
         self._local = threading.local()
         self._connections: list[sqlite3.Connection] = []
@@ -95,7 +96,7 @@ class Database:
         An exception of `work` undoes only its own statements. Raises `StorageFull` when the disk is full: then
         nothing of the transaction was kept. `work` runs on the writer thread and must only use its connection.
         """
-        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[T] = (self._loop or self._bind()).create_future()
         self._put(_Write(None, work, future))
         return await future
 
@@ -108,7 +109,7 @@ class Database:
 
         Batches keep the order of their items; an item that fails is found by trying each alone.
         """
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[None] = (self._loop or self._bind()).create_future()
         self._put(_Write(apply, item, future))
         return future
 
@@ -142,12 +143,21 @@ class Database:
 
     # Event loop side
 
+    def _bind(self) -> asyncio.AbstractEventLoop:
+        self._loop = asyncio.get_running_loop()
+        return self._loop
+
     def _put(self, write: _Write) -> None:
         if self._closing:
             raise Closed
-        if self._loop is None:
-            self._loop = asyncio.get_running_loop()
         self._inbox.append(write)
+        if not self._handing_over:
+            self._handing_over = True
+            (self._loop or self._bind()).call_soon(self._hand_over)
+
+    def _hand_over(self) -> None:
+        """Wake the writer once for all that this turn of the loop has brought, instead of in the middle of it."""
+        self._handing_over = False
         if self._idle:
             self._idle = False
             self._wake.put(None)
@@ -186,6 +196,34 @@ class Database:
         self._writer.close()
 
     def _commit(self, group: list[_Write]) -> None:
+        batch = group[0].batch
+        if batch is None or any(write.batch is not batch for write in group) or not self._committed_whole(group, batch):
+            self._commit_isolated(group)
+
+    def _committed_whole(self, group: list[_Write], batch: Batch[Any]) -> bool:
+        """Commit one batch with no savepoint around it: each statement costs two turns of the interpreter lock.
+
+        False when it failed and nothing of it was kept.
+        """
+        try:
+            self._writer.execute("BEGIN IMMEDIATE")
+            batch(self._writer, [write.item for write in group])
+            for companion in self._companions:
+                companion.before_commit(self._writer)
+            self._writer.execute("COMMIT")
+        except BaseException:
+            if self._writer.in_transaction:
+                self._writer.execute("ROLLBACK")
+            for companion in self._companions:
+                companion.rolled_back()
+            return False
+        self._tell(group, self._committed())
+        return True
+
+    def _committed(self) -> list[Callable[[], None]]:
+        return [call for companion in self._companions if (call := companion.committed()) is not None]
+
+    def _commit_isolated(self, group: list[_Write]) -> None:
         after: list[Callable[[], None]] = []
         try:
             self._writer.execute("BEGIN IMMEDIATE")
@@ -196,7 +234,7 @@ class Database:
         except BaseException as problem:
             self._roll_back(group, as_varvel_error(problem))
         else:
-            after = [call for companion in self._companions if (call := companion.committed()) is not None]
+            after = self._committed()
         self._tell(group, after)
 
     def _roll_back(self, group: list[_Write], error: BaseException) -> None:

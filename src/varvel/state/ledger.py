@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Awaitable
+from itertools import chain
 
 from varvel.state.database import Database
 from varvel.state.outbox import Outbox, Row
@@ -37,5 +38,4 @@ class Ledger:
         self._database.batch_soon(self._write, written)
 
     def _write(self, connection: sqlite3.Connection, groups: list[list[Row]]) -> None:
-        for rows in groups:
-            self._outbox.put(rows)
+        self._outbox.put(chain.from_iterable(groups))

@@ -22,6 +22,14 @@ KINDS: dict[type[Row], str] = {
 }
 
 
+_NONE = (0, b"")
+_INSERT = {
+    kinds: f"INSERT INTO outbox (kind, rows, body) VALUES {', '.join(['(?, ?, ?)'] * kinds)}"  # noqa: S608
+    for kinds in range(1, len(KINDS) + 1)
+}
+"""One statement for all kinds of a commit."""
+
+
 @dataclass(frozen=True, slots=True)
 class OutboxRow:
     """One batch: `rows` JSON lines of one kind, each ended by a newline, as one commit wrote them."""
@@ -38,17 +46,30 @@ class Outbox:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._encoder = msgspec.json.Encoder()
-        self._gathered: dict[str, list[bytes]] = {}
+        self._gathered: dict[str, tuple[int, bytes]] = {}
         self._written = 0
         self._last = database.read_now(_last_seq)
         self._callbacks: list[Callable[[], None]] = []
         database.join(self)
 
     def put(self, rows: Iterable[Row]) -> None:
-        """Add rows to the transaction that is open. Only from within a write, as its last step."""
-        encode = self._encoder.encode
-        for kind, line in [(KINDS[type(row)], encode(row)) for row in rows]:
-            self._gathered.setdefault(kind, []).append(line)
+        """Add rows to the transaction that is open. Only from within a write, as its last step; many at once cost less.
+
+        Adds all or nothing: a row that cannot be encoded raises before anything is taken.
+        """
+        kinds: dict[str, list[Row]] = {}
+        for row in rows:
+            kind = KINDS[type(row)]
+            if kind in kinds:
+                kinds[kind].append(row)
+            else:
+                kinds[kind] = [row]
+        encode = self._encoder.encode_lines
+        encoded = [(kind, len(items), encode(items)) for kind, items in kinds.items()]
+        gathered = self._gathered
+        for kind, count, body in encoded:
+            before, first = gathered.get(kind, _NONE)
+            gathered[kind] = (before + count, first + body if first else body)
 
     def on_added(self, callback: Callable[[], None]) -> None:
         """Have `callback` called on the event loop after each commit that added rows."""
@@ -87,12 +108,11 @@ class Outbox:
     # Part of each transaction, on the writer thread
 
     def before_commit(self, connection: sqlite3.Connection) -> None:
-        for kind, lines in self._gathered.items():
-            body = b"\n".join([*lines, b""])
-            cursor = connection.execute(
-                "INSERT INTO outbox (kind, rows, body) VALUES (?, ?, ?)", (kind, len(lines), body)
-            )
-            self._written = cursor.lastrowid or 0
+        if not self._gathered:
+            return
+        values = [value for kind, (count, body) in self._gathered.items() for value in (kind, count, body)]
+        cursor = connection.execute(_INSERT[len(self._gathered)], values)
+        self._written = cursor.lastrowid or 0
 
     def rolled_back(self) -> None:
         self._gathered = {}

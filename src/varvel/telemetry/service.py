@@ -76,7 +76,12 @@ class Telemetry:
             self.client, self.spool, self.rejects, self.hub, self._memory, up=self._up, period=period, clock=clock
         )
         self.feeder = Feeder(
-            outbox, self.client, self.rejects, up=self._up, period=period, limit=settings.telemetry_batch
+            outbox,
+            self.client,
+            self.rejects,
+            up=self._up,
+            period=settings.records_flush,
+            limit=settings.telemetry_batch,
         )
         self.supervisor: Supervisor | None = None
         if not settings.telemetry_url:
@@ -190,6 +195,10 @@ class Telemetry:
     def tail(self, accept: LogFilter, size: int = 1000, *, apps: Iterable[str] | None = None) -> Subscription:
         """Follow the log lines from now on; see `TailHub.subscribe`. Close the subscription when done."""
         return self.hub.subscribe(accept, size, apps=apps)
+
+    def end_tails(self) -> None:
+        """End all that follow: the server stops. Lines are still taken, and delivered by `stop`."""
+        self.hub.close()
 
     async def request_logs(self, request_id: str, after_ts: int = 0) -> list[LogRow]:
         """Lines of one request with a `ts` above `after_ts`, in order: from memory, else from the store."""
