@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
+WORKERS ?= 3
 
 .PHONY: setup up demo test fast check bench chaos docs lock
 
@@ -20,7 +21,7 @@ demo: setup
 test: setup
 	@sh tools/peers.sh
 	@$(MAKE) --no-print-directory check
-	@$(BIN)/python -m pytest $(ARGS) < /dev/null
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS) < /dev/null
 
 check: setup
 	@$(BIN)/ruff check src tests examples benchmarks tools
