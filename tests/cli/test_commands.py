@@ -10,9 +10,12 @@ import httpx
 import pytest
 
 from varvel.cli import main
-from varvel.cli.connection import Failure, Refused, checked, find_place
+from varvel.cli.connection import UNREACHABLE, Failure, Refused, checked, find_place
 from varvel.cli.deploy import split_path
-from varvel.cli.times import moment
+from varvel.cli.files import inner
+from varvel.cli.logs import label_filter
+from varvel.cli.resume import MOST_PARTS, PART, Piece, patiently, plan
+from varvel.cli.times import later, moment
 from varvel.cli.up import setting_flags
 from varvel.settings import Settings
 
@@ -113,3 +116,69 @@ def test_a_path_is_split_in_folder_and_target(tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text("")
     assert split_path(f"{tmp_path}/app.py::Hello") == (tmp_path.resolve(), "app.py:Hello")
     assert split_path(f"{tmp_path}/app.py") == (tmp_path.resolve(), "app.py")
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("x", "x"),
+        ("/data/x", "x"),
+        ("/data/a/b/", "a/b/"),
+        ("/data", ""),
+        ("/data/", ""),
+        ("/", ""),
+        ("data/x", "data/x"),
+    ],
+)
+def test_a_path_as_apps_see_it_is_the_same_file(typed: str, meant: str) -> None:
+    assert inner(typed) == meant
+
+
+def test_an_absolute_path_outside_of_the_storage_is_refused() -> None:
+    with pytest.raises(Failure, match="/data/"):
+        inner("/database/x")
+
+
+def test_parts_cover_a_file_once_and_are_never_too_many() -> None:
+    assert plan(10, 4) == [Piece(1, 0, 4), Piece(2, 4, 4), Piece(3, 8, 2)]
+    huge = plan(MOST_PARTS * PART + 1)
+    assert len(huge) <= MOST_PARTS
+    assert sum(piece.size for piece in huge) == MOST_PARTS * PART + 1
+
+
+def test_a_part_is_sent_again_while_the_server_is_away_but_not_when_it_refuses() -> None:
+    problems = [Failure("away", UNREACHABLE), Failure("away", UNREACHABLE)]
+    heard: list[str] = []
+
+    def once() -> str:
+        if problems:
+            raise problems.pop()
+        return "etag"
+
+    assert patiently(once, lambda problem: heard.append(problem.message), pause=0.001) == "etag"
+    assert heard == ["away", "away"]
+    problems = [Failure("full", 1)]
+    with pytest.raises(Failure, match="full"):
+        patiently(once, lambda _: None, pause=0.001)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "value"),
+    [
+        ("a=1", "equals", "1"),
+        ("a!=1", "not_equals", "1"),
+        ("a=1,2", "in", ["1", "2"]),
+        ("a!=1,2", "not_in", ["1", "2"]),
+    ],
+)
+def test_conditions_on_labels_are_typed_as_they_are_read(text: str, kind: str, value: object) -> None:
+    assert label_filter(text) == {"key": "a", "value": value, "condition_type": kind}
+
+
+def test_what_is_no_condition_on_a_label_is_refused() -> None:
+    with pytest.raises(Failure):
+        label_filter("!=x")
+
+
+def test_a_span_may_lie_ahead() -> None:
+    assert later("1d", datetime(2026, 1, 2, 12, 0, tzinfo=UTC)) == "2026-01-03T12:00:00.000Z"

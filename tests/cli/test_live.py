@@ -13,6 +13,10 @@ from typing import Any
 import pytest
 from tests.serving import ROOT, VARVEL, Server, serving
 
+from varvel.cli import resume
+from varvel.cli.connection import Place
+from varvel.cli.session import Session
+
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
@@ -131,6 +135,99 @@ def test_files_go_up_and_come_back_whole(server: Server, tmp_path: Path) -> None
     server.varvel("files", "rm", "moved.bin")
     assert server.varvel("files", "get", "moved.bin", f"{tmp_path}/x", check=False).returncode == 5
     assert not (tmp_path / "x").exists()
+
+
+def test_both_ways_to_write_a_path_are_one_file(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "one.txt").write_text("one")
+    server.varvel("files", "put", f"{tmp_path}/one.txt", "/data/both/one.txt")
+    assert [item["name"] for item in told(server, "files", "ls", "both")] == ["one.txt"]
+    server.varvel("files", "mv", "both/one.txt", "/data/other/")
+    server.varvel("files", "get", "/data/other/one.txt", f"{tmp_path}/back.txt")
+    assert (tmp_path / "back.txt").read_text() == "one"
+    server.varvel("files", "rm", "/data/other/one.txt")
+
+
+def test_an_upload_in_parts_goes_on_where_it_was(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    server.environ["XDG_CACHE_HOME"] = str(tmp_path / "cache")
+    large = tmp_path / "large.bin"
+    large.write_bytes(bytes(range(256)) * (resume.LARGE // 256) + b"tail")
+    session = Session(Place(server.url, server.key, server.data), json_output=True)
+    with server.client() as client:
+        base = f"{resume.ROOT}/file/multipart/large.bin"
+        upload_id = client.post(f"{base}/initiate").json()["upload_id"]
+        whole = large.read_bytes()[: resume.PART]
+        client.put(f"{base}/{upload_id}/1", files={resume.FIELD: whole}).raise_for_status()
+        client.put(f"{base}/{upload_id}/2", files={resume.FIELD: b"not what is there"}).raise_for_status()
+    resume.Record(session, large, "large.bin").write(upload_id)
+    session.close()
+    done = server.varvel("files", "put", str(large), "/data/large.bin")
+    assert "2 parts that are there" in done.stderr
+    server.varvel("files", "get", "large.bin", f"{tmp_path}/down.bin")
+    assert (tmp_path / "down.bin").read_bytes() == large.read_bytes()
+    assert list((tmp_path / "cache" / "varvel" / "uploads").iterdir()) == []
+
+
+def test_an_upload_whose_parts_are_gone_begins_anew(server: Server, tmp_path: Path) -> None:
+    server.environ["XDG_CACHE_HOME"] = str(tmp_path / "cache")
+    large = tmp_path / "large.bin"
+    large.write_bytes(b"x" * resume.LARGE)
+    session = Session(Place(server.url, server.key, server.data))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        resume.Record(session, large, "anew.bin").write("an-upload-that-is-gone")
+    server.varvel("files", "put", str(large), "anew.bin")
+    assert [item["size"] for item in told(server, "files", "ls", "anew.bin")] == [resume.LARGE]
+
+
+def test_rows_leave_as_files_and_as_lines(server: Server, tmp_path: Path) -> None:
+    server.varvel("call", "me/echo", "n=export", "-q")
+    server.varvel("export", "requests", "-o", f"{tmp_path}/rows.parquet")
+    assert (tmp_path / "rows.parquet").read_bytes()[:4] == b"PAR1"
+    lines = server.varvel("export", "requests", "--app", "me/echo", "--since", "1h").stdout.splitlines()
+    assert {json.loads(line)["app"] for line in lines} == {"me/echo"}
+    assert server.varvel("focus").stdout.startswith("BilledCost,")
+    assert server.varvel("export", "nothing", check=False).returncode == 1
+
+
+def test_what_an_app_costs_did_and_was_can_be_read(server: Server) -> None:
+    server.varvel("call", "me/echo", "n=watch", "-q")
+    assert told(server, "usage", "me/echo", "--summary")["summary"][0]["app"] == "echo"
+    assert told(server, "billing") == {"username": "me", "credits": {"current_balance": 0.0, "currency": "USD"}}
+    assert "deployment_ended" in [item["category"] for item in told(server, "events", "me/echo")]
+    assert [item["message"] for item in told(server, "revisions", "me/echo")] == ["first"]
+    history = told(server, "runners", "me/echo", "--since", "10m")["history"]
+    assert max(item["running"] + item["idle"] for item in history) >= 1
+    assert "fal_app_queue_size" in {item["name"] for item in told(server, "metrics", "me/echo")}
+    assert server.varvel("metrics", "--raw").stdout.startswith("# HELP")
+    assert told(server, "meta")["webhook_ip_ranges"]
+
+
+def test_keys_are_replaced_with_an_overlap(server: Server) -> None:
+    old = told(server, "keys", "create", "to replace", "--expires", "90d")
+    new = told(server, "keys", "rotate", old["key_id"], "--overlap", "0")
+    assert server.varvel("apps", "--key", new["key"]).returncode == 0
+    assert server.varvel("apps", "--key", old["key"], check=False).returncode == 4
+    [shown] = [item for item in told(server, "keys") if item["key_id"] == new["key_id"]]
+    assert shown["last_used_at"] is not None
+
+
+def test_log_drains_are_made_switched_and_deleted(server: Server) -> None:
+    made = told(server, "drains", "create", "https://127.0.0.1:9/logs", "--secret", "s" * 64)
+    assert told(server, "drains", "disable", made["drain_id"])["active"] is False
+    assert [item["drain_id"] for item in told(server, "drains")["drains"]] == [made["drain_id"]]
+    server.varvel("drains", "delete", made["drain_id"])
+    assert told(server, "drains") == {"drains": []}
+
+
+def test_lines_are_chosen_by_their_labels(server: Server) -> None:
+    server.varvel("call", "me/echo", "print=labelled", "-q")
+    found = server.varvel("logs", "me/echo", "--label", "fal_source=gateway", "--label", "fal_request_id!=x", "--json")
+    assert "labelled" in [json.loads(line)["message"] for line in found.stdout.splitlines()]
+    none = server.varvel("logs", "me/echo", "--label", "fal_source=grpc-run,cron", "--json")
+    assert none.stdout == ""
 
 
 def test_a_refused_deployment_shows_the_traceback_once_and_ends_in_1(server: Server, tmp_path: Path) -> None:

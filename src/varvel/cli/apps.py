@@ -8,6 +8,7 @@ import typer
 from rich.table import Table
 
 from varvel.cli.connection import USAGE, Failure
+from varvel.cli.runners import runners
 from varvel.cli.session import Session, app_parts, command, table
 from varvel.cli.times import moment, short
 
@@ -20,20 +21,23 @@ AppArgument = Annotated[str, typer.Argument(metavar="APP", help="OWNER/NAME.")]
 def apps(session: Session, context: typer.Context) -> None:
     """Your apps."""
     if context.invoked_subcommand is None:
-        _list(session, None)
+        _list(session)
 
 
 @group.command("list")
 @command
 def list_apps(
-    session: Session, search: Annotated[str | None, typer.Option(help="With this in the name.")] = None
+    session: Session,
+    search: Annotated[str | None, typer.Option(help="With this in the name.")] = None,
+    env: Annotated[str | None, typer.Option(help="Of this environment instead of main.")] = None,
+    endpoints: Annotated[bool, typer.Option(help="With the ids of their endpoints (--json).")] = False,
 ) -> None:
     """Your apps."""
-    _list(session, search)
+    _list(session, search=search, environment=env, expand="endpoints" if endpoints else None)
 
 
-def _list(session: Session, search: str | None) -> None:
-    found = session.server.get("/v1/serverless/apps", search=search)
+def _list(session: Session, **params: str | None) -> None:
+    found = session.server.get("/v1/serverless/apps", **params)
 
     def made() -> Table:
         columns = ("app", "auth", "machine", "keep alive", "min", "max", "updated")
@@ -152,13 +156,14 @@ def events(
     session: Session,
     app: AppArgument,
     since: Annotated[str | None, typer.Option(help="15m, 2h, 7d, or an ISO time; default 24 hours.")] = None,
+    until: Annotated[str | None, typer.Option(help="Up to then.")] = None,
     category: Annotated[list[str] | None, typer.Option(help="Such as deployment_ended; repeatable.")] = None,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1)] = 50,
 ) -> None:
     """What happened to an app, newest first."""
     owner, name = app_parts(app)
     path = f"/v1/serverless/apps/{owner}/{name}/events"
-    params = {"start": moment(since), "category": category or None, "limit": min(limit, 1000)}
+    params = {"start": moment(since), "end": moment(until), "category": category or None, "limit": min(limit, 1000)}
     found = list(session.server.pages(path, "events", limit, params))
 
     def made() -> Table:
@@ -171,26 +176,4 @@ def events(
     session.show(found, made)
 
 
-@group.command()
-@command
-def runners(session: Session) -> None:
-    """Runners at this moment."""
-    found = session.server.get("/control/runners")
-
-    def made() -> Table:
-        columns = ("app", "runner", "state", "in flight", "cpu %", "MiB", "since")
-        rows = (
-            (
-                item["app"],
-                item["runner_id"],
-                item["state"],
-                item["in_flight"],
-                float(item["cpu_percent"]),
-                item["memory_bytes"] // 2**20,
-                short(item["started_at"]),
-            )
-            for item in found["runners"]
-        )
-        return table(columns, rows)
-
-    session.show(found, made)
+group.command()(runners)

@@ -102,12 +102,19 @@ class Connection:
             yield reply
 
     def pages(
-        self, path: str, items: str, most: int | None, params: dict[str, Any] | None = None, *, method: str = "GET"
+        self,
+        path: str,
+        items: str,
+        most: int | None,
+        params: dict[str, Any] | None = None,
+        *,
+        method: str = "GET",
+        body: Any = None,
     ) -> Iterator[Any]:
         """Items of a list, page after page, at most `most` of them."""
         left, cursor = most, None
         while left is None or left > 0:
-            page = self.call(method, path, params={**(params or {}), "cursor": cursor})
+            page = self.call(method, path, params={**(params or {}), "cursor": cursor}, json=body)
             for item in page[items]:
                 if left == 0:
                     return

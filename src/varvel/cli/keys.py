@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 
 from varvel.cli.session import Session, command, table
-from varvel.cli.times import short
+from varvel.cli.times import later, short
 
 group = typer.Typer(help="Keys: list, create, delete, rotate. They need an ADMIN key.")
 
@@ -29,11 +29,14 @@ def list_keys(session: Session) -> None:
 
 
 def _list(session: Session) -> None:
-    found = list(session.server.pages("/v1/keys", "keys", None))
+    found = list(session.server.pages("/v1/keys", "keys", None, {"expand": ["creator_info", "usage"]}))
 
     def made() -> Table:
-        rows = ((item["key_id"], item["alias"], item["scope"], short(item["created_at"])) for item in found)
-        return table(("key", "alias", "scope", "created"), rows)
+        times = ("created_at", "last_used_at", "expires_at")
+        rows = (
+            (item["key_id"], item["alias"], item["scope"], *(short(item[time]) for time in times)) for item in found
+        )
+        return table(("key", "alias", "scope", "created", "last used", "expires"), rows)
 
     session.show(found, made)
 
@@ -43,10 +46,10 @@ def _list(session: Session) -> None:
 def create(
     session: Session,
     alias: Annotated[str, typer.Argument(help="A name for people.")],
-    expires: Annotated[str | None, typer.Option(help="ISO time after which it ends.")] = None,
+    expires: Annotated[str | None, typer.Option(help="When it ends: 90d from now, or an ISO time.")] = None,
 ) -> None:
     """Make a key of scope API. It is shown once."""
-    body = {"alias": alias, **({"expires_at": expires} if expires else {})}
+    body = {"alias": alias, **({"expires_at": later(expires)} if expires else {})}
     found = session.server.call("POST", "/v1/keys", json=body)
     session.show(found, lambda: str(found["key"]))
 
@@ -64,7 +67,9 @@ def delete_key(session: Session, key_id: Annotated[str, typer.Argument()]) -> No
 def rotate(
     session: Session,
     key_id: Annotated[str, typer.Argument()],
-    overlap: Annotated[float | None, typer.Option(help="Seconds for which the old one goes on.")] = None,
+    overlap: Annotated[
+        float | None, typer.Option(help="Seconds for which the old one goes on; an hour without it.")
+    ] = None,
 ) -> None:
     """Make a key in place of another, which ends after an overlap. It is shown once."""
     body = None if overlap is None else {"overlap_seconds": overlap}

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from varvel.cli.connection import UNREACHABLE, Connection, Failure
+from varvel.cli.connection import UNREACHABLE, USAGE, Connection, Failure
 from varvel.cli.session import Session, command
 from varvel.cli.times import moment, short
 
@@ -30,6 +30,11 @@ def logs(
     level: Annotated[str | None, typer.Option(help="At least this level, such as warning.")] = None,
     search: Annotated[str | None, typer.Option(help="With this text.")] = None,
     source: Annotated[str | None, typer.Option(help="gateway (apps), grpc-register (builds).")] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(help="KEY=VALUE or KEY!=VALUE of a label, several values by commas; repeatable, all must hold."),
+    ] = None,
+    tracebacks: Annotated[bool, typer.Option(help="With lines that hold a traceback.")] = True,
     since: Annotated[str | None, typer.Option(help="From then on: 15m, 2h, 7d, or an ISO time.")] = None,
     until: Annotated[str | None, typer.Option(help="Up to then.")] = None,
     limit: Annotated[int, typer.Option("--limit", "-n", min=0, help="Newest lines of the history to print.")] = 100,
@@ -43,30 +48,45 @@ def logs(
         "level": level,
         "search": search,
         "run_source": source,
+        "traceback": None if tracebacks else "false",
         "start": moment(since),
         "end": moment(until),
     }
-    found = history(session.server, params, limit)
+    labels = [label_filter(text) for text in label or []] or None
+    found = history(session.server, params, limit, labels)
     for item in found:
         show(session, item)
     if follow:
-        _follow(session, params, found[-1]["timestamp"] if found else None)
+        _follow(session, params, labels, found[-1]["timestamp"] if found else None)
 
 
-def history(server: Connection, params: dict[str, Any], limit: int) -> list[dict[str, Any]]:
+def label_filter(text: str) -> dict[str, Any]:
+    """`KEY=VALUE`, `KEY!=VALUE`, `KEY=A,B` or `KEY!=A,B` as the API takes it. Raises `Failure`."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.rstrip("!"):
+        raise Failure(f"--label {text!r} is neither KEY=VALUE nor KEY!=VALUE", USAGE)
+    negated, values = key.endswith("!"), value.split(",")
+    kind = f"{'not_' if negated else ''}{'in' if len(values) > 1 else 'equals'}"
+    return {"key": key.rstrip("!"), "value": values if len(values) > 1 else value, "condition_type": kind}
+
+
+def history(
+    server: Connection, params: dict[str, Any], limit: int, labels: list[dict[str, Any]] | None = None
+) -> list[dict[str, Any]]:
     """The newest `limit` lines, oldest first."""
     asked = {**params, "limit": min(limit, PAGE)} if limit else params
-    found = list(server.pages("/v1/serverless/logs/history", "items", limit, asked, method="POST"))
+    path = "/v1/serverless/logs/history"
+    found = list(server.pages(path, "items", limit, asked, method="POST", body=labels))
     return sorted(found, key=lambda item: str(item["timestamp"]))
 
 
-def _follow(session: Session, params: dict[str, Any], last: str | None) -> None:
+def _follow(session: Session, params: dict[str, Any], labels: list[dict[str, Any]] | None, last: str | None) -> None:
     """Live lines; after a broken connection it goes on behind the last one."""
     params = {**params, "start": last or params.get("start"), "end": None}
     resume: str | None = None
     while True:
         try:
-            for event_id, item in events(session.server, params, resume):
+            for event_id, item in events(session.server, params, resume, labels):
                 resume = event_id or resume
                 if "timestamp" not in item:
                     session.say(json.dumps(item), "yellow")
@@ -81,11 +101,12 @@ def _follow(session: Session, params: dict[str, Any], last: str | None) -> None:
 
 
 def events(
-    server: Connection, params: dict[str, Any], resume: str | None
+    server: Connection, params: dict[str, Any], resume: str | None, labels: list[dict[str, Any]] | None = None
 ) -> Iterator[tuple[str | None, dict[str, Any]]]:
     """Id and JSON of each event of the log stream."""
     headers = {"accept": "text/event-stream", **({"last-event-id": resume} if resume else {})}
-    with server.stream("POST", "/v1/serverless/logs/stream", params=params, headers=headers, timeout=None) as reply:
+    path = "/v1/serverless/logs/stream"
+    with server.stream("POST", path, params=params, headers=headers, json=labels, timeout=None) as reply:
         event_id: str | None = None
         for line in reply.iter_lines():
             name, _, value = line.partition(":")

@@ -17,14 +17,18 @@ from varvel.cli import (
     demo,
     deploy,
     doctor,
+    drains,
+    export,
     files,
     keys,
     logs,
     owners,
     queue,
     requests,
+    runners,
     up,
     usage,
+    watch,
 )
 from varvel.cli.connection import INTERRUPTED, Failure
 
@@ -37,11 +41,14 @@ Exit codes: 0 it worked; 1 it failed (the app answered an error, a deployment wa
 app = typer.Typer(name="varvel", help=HELP, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
 for command in (up.up, demo.demo, deploy.deploy, call.call, logs.logs, requests.requests, analytics.analytics):
     app.command()(command)
-for command in (usage.usage, usage.billing, doctor.doctor):
+for command in (apps.events, apps.revisions, runners.runners, watch.metrics, usage.usage, usage.billing):
+    app.command()(command)
+for command in (export.focus, export.export, watch.meta, doctor.doctor):
     app.command()(command)
 app.add_typer(apps.group, name="apps")
 app.add_typer(files.group, name="files")
 app.add_typer(queue.group, name="queue")
+app.add_typer(drains.group, name="drains")
 app.add_typer(keys.group, name="keys")
 app.add_typer(owners.group, name="owners")
 

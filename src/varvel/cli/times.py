@@ -12,15 +12,22 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 def moment(text: str | None, now: datetime | None = None) -> str | None:
     """`90s`, `15m`, `2h`, `7d` ago, or an ISO date or time, as the API takes it. Raises `Failure`."""
-    if text is None:
-        return None
+    return None if text is None else _moment(text, -1, now)
+
+
+def later(text: str, now: datetime | None = None) -> str:
+    """`90s`, `15m`, `2h`, `7d` from now on, or an ISO date or time. Raises `Failure`."""
+    return _moment(text, 1, now)
+
+
+def _moment(text: str, sign: int, now: datetime | None) -> str:
     if match := re.fullmatch(r"(\d+)([smhdw])", text):
-        ago = timedelta(seconds=int(match[1]) * _UNITS[match[2]])
-        return ((now or datetime.now(UTC)) - ago).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        away = timedelta(seconds=sign * int(match[1]) * _UNITS[match[2]])
+        return ((now or datetime.now(UTC)) + away).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     try:
         datetime.fromisoformat(text)
     except ValueError as problem:
-        raise Failure(f"{text!r} is neither a time nor an age such as 15m, 2h or 7d", USAGE) from problem
+        raise Failure(f"{text!r} is neither a time nor a span such as 15m, 2h or 7d", USAGE) from problem
     return text
 
 

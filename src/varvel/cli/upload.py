@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mimetypes
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from varvel.cli.connection import USAGE, Failure
@@ -15,22 +15,33 @@ from varvel.cli.session import Session
 def form(
     session: Session, path: Path, field: str, extra: dict[str, str], label: str
 ) -> tuple[Iterator[bytes], dict[str, str]]:
-    """Body and headers of a multipart form with `extra` fields and one file."""
+    """Body and headers of a multipart form with `extra` fields and one file, with a bar while it goes."""
+    size = path.stat().st_size
+
+    def content() -> Iterator[bytes]:
+        with transfer(session.err, label, size) as advance:
+            yield from pieces(path, advance)
+
+    return wrapped(field, path.name, content(), size, extra)
+
+
+def wrapped(
+    field: str, name: str, content: Iterable[bytes], size: int, extra: dict[str, str] | None = None
+) -> tuple[Iterator[bytes], dict[str, str]]:
+    """Body and headers of a multipart form whose file has `size` bytes of `content`."""
     boundary = uuid.uuid4().hex
-    name = path.name.replace('"', "%22").replace("\r", "").replace("\n", "")
+    safe = name.replace('"', "%22").replace("\r", "").replace("\n", "")
     head = "".join(
         f'--{boundary}\r\nContent-Disposition: form-data; name="{key}"\r\n\r\n{value}\r\n'
-        for key, value in extra.items()
+        for key, value in (extra or {}).items()
     )
-    head += f'--{boundary}\r\nContent-Disposition: form-data; name="{field}"; filename="{name}"\r\n'
+    head += f'--{boundary}\r\nContent-Disposition: form-data; name="{field}"; filename="{safe}"\r\n'
     opening = (head + "Content-Type: application/octet-stream\r\n\r\n").encode()
     closing = f"\r\n--{boundary}--\r\n".encode()
-    size = path.stat().st_size
 
     def body() -> Iterator[bytes]:
         yield opening
-        with transfer(session.err, label, size) as advance:
-            yield from pieces(path, advance)
+        yield from content
         yield closing
 
     headers = {

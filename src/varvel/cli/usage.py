@@ -14,7 +14,8 @@ from varvel.cli.times import moment
 @command
 def usage(
     session: Session,
-    app: Annotated[list[str] | None, typer.Argument(help="Names of apps; all without.")] = None,
+    app: Annotated[list[str] | None, typer.Argument(help="NAME or OWNER/NAME of apps; all without.")] = None,
+    search: Annotated[str | None, typer.Option(help="Apps with this in the name.")] = None,
     timeframe: Annotated[str | None, typer.Option(help="minute, hour, day, week, month.")] = None,
     timezone: Annotated[str | None, typer.Option(help="Such as Europe/Berlin; default UTC.")] = None,
     since: Annotated[str | None, typer.Option(help="15m, 2h, 7d, or an ISO time; default 24 hours.")] = None,
@@ -23,7 +24,8 @@ def usage(
 ) -> None:
     """Machine-seconds of your runners and what they cost. Needs an ADMIN key."""
     params = {
-        "app": app or None,
+        "app": [name.rpartition("/")[2] for name in app or []] or None,
+        "search": search,
         "timeframe": timeframe,
         "timezone": timezone,
         "start": moment(since),
@@ -48,12 +50,13 @@ def _table(groups: list[tuple[str, list[dict[str, Any]]]]) -> Table:
             float(item["quantity"]),
             item["unit"],
             item["unit_price"],
-            item["cost"],
+            item["cost_discount"],
+            item["cost_total"],
         )
         for label, found in groups
         for item in found
     )
-    return table(("bucket", "app", "machine", "quantity", "unit", "unit price", "cost"), rows)
+    return table(("bucket", "app", "machine", "quantity", "unit", "unit price", "discount", "cost"), rows)
 
 
 @command
