@@ -91,7 +91,7 @@ class Server:
 
     def client(self, **options: Any) -> httpx.Client:
         """A client with the ADMIN key."""
-        return httpx.Client(base_url=self.url, headers=self.headers, timeout=60, **options)
+        return httpx.Client(**{"base_url": self.url, "headers": self.headers, "timeout": 60, **options})
 
     def log(self) -> str:
         return self.stderr_path.read_text() if self.stderr_path.exists() else ""

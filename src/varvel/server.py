@@ -121,6 +121,7 @@ async def _serve(settings: Settings, apps: list[str], examples: bool, on_ready: 
         log.info("stopping", grace=settings.shutdown_grace)
         deploying.cancel()
         parts.health_taking = False
+        parts.telemetry.end_tails()
         for server in servers:
             server.should_exit = True
         await parts.scheduler.stop(settings.shutdown_grace)
@@ -144,9 +145,18 @@ class _Parts:
     """What the rest of this module needs of the parts that `_parts` built."""
 
     def __init__(
-        self, front: Front, scheduler: Scheduler, deployer: Deployer, catalog: SqliteCatalog, new_key: str | None
+        self,
+        front: Front,
+        scheduler: Scheduler,
+        telemetry: Telemetry,
+        telemetry_started: asyncio.Task[None],
+        deployer: Deployer,
+        catalog: SqliteCatalog,
+        new_key: str | None,
     ) -> None:
         self.front = front
+        self.telemetry = telemetry
+        self.telemetry_started = telemetry_started
         self.scheduler = scheduler
         self.deployer = deployer
         self.catalog = catalog
@@ -171,8 +181,9 @@ async def _parts(settings: Settings) -> AsyncIterator[_Parts]:
         catalog = SqliteCatalog(database, data)
         await catalog.start()
         telemetry = Telemetry(settings, outbox)
-        await telemetry.start()
-        stack.push_async_callback(telemetry.stop)
+        # Calls need not wait for it: they are taken while the store starts.
+        starting = asyncio.create_task(telemetry.start())
+        stack.push_async_callback(_stop_telemetry, telemetry, starting)
         pool = LocalPool(settings, catalog, telemetry, ledger.record, data)
         await pool.start()
         stack.push_async_callback(pool.stop, settings.shutdown_grace)
@@ -237,7 +248,7 @@ async def _parts(settings: Settings) -> AsyncIterator[_Parts]:
             drains=drains,
         )
         await platform_parts.prices.start()
-        months = asyncio.create_task(_close_months(platform_parts))
+        months = asyncio.create_task(_close_months(platform_parts, starting))
         stack.callback(months.cancel)
         health = ServerHealth(
             taking=lambda: parts.health_taking,
@@ -272,12 +283,19 @@ async def _parts(settings: Settings) -> AsyncIterator[_Parts]:
             health,
             settings.max_request_headers,
         )
-        parts = _Parts(front, scheduler, deployer, catalog, new_key)
+        parts = _Parts(front, scheduler, telemetry, starting, deployer, catalog, new_key)
         yield parts
 
 
-async def _close_months(parts: PlatformParts) -> None:
+async def _stop_telemetry(telemetry: Telemetry, starting: asyncio.Task[None]) -> None:
+    starting.cancel()
+    await asyncio.wait({starting})
+    await telemetry.stop()
+
+
+async def _close_months(parts: PlatformParts, telemetry_started: asyncio.Task[None]) -> None:
     """Turn months that are over into invoices, at start and then every hour."""
+    await asyncio.wait({telemetry_started})
     while True:
         try:
             await focus.invoices_of(parts).close_months(parts.keys.owners(), parts.clock())
@@ -351,7 +369,10 @@ def _server(settings: Settings, front: Front, chain: Path | None = None, key: Pa
 
 
 async def _deploy(parts: _Parts, targets: list[str], examples: bool) -> list[str]:
-    """Deploy the targets (or on a first start the examples) for the first owner; those that failed."""
+    """Deploy the targets (or on a first start the examples) for the first owner; those that failed.
+
+    Returns when the telemetry store answers, too, or has turned out to be away.
+    """
     orders = [_order(Path(target)) for target in targets]
     folder = example_apps.folder()
     if not targets and examples and parts.first_start and folder is not None:
@@ -364,6 +385,7 @@ async def _deploy(parts: _Parts, targets: list[str], examples: bool) -> list[str
         except VarvelError as problem:
             log.error("not deployed", target=order.target, problem=problem.message)
             failed.append(order.target)
+    await asyncio.shield(parts.telemetry_started)
     return failed
 
 

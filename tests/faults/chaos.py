@@ -60,8 +60,21 @@ class Ledger:
     """What the server acknowledged: request id -> what was sent."""
 
     acknowledged: dict[str, int] = field(default_factory=dict)
-    refused: int = 0
+    answered: set[str] = field(default_factory=set)
+    """Direct calls whose whole answer came, with status 200."""
+    refused: Counter[int] = field(default_factory=Counter)
+    served_at: list[float] = field(default_factory=list)
+    """When a direct call was answered."""
     lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def all(self) -> list[str]:
+        """Every request that must have one record and one bill."""
+        return [*self.acknowledged, *self.answered]
+
+    def healed_after(self, struck: float) -> float:
+        """Seconds from a kill to the first direct call that was answered after it."""
+        return next((at - struck for at in self.served_at if at > struck), float("inf"))
 
 
 class Load(threading.Thread):
@@ -88,8 +101,33 @@ class Load(threading.Thread):
                     if answer.status_code == 200:
                         self.ledger.acknowledged[answer.json()["request_id"]] = sent
                     else:
-                        self.ledger.refused += 1
+                        self.ledger.refused[answer.status_code] += 1
                 time.sleep(0.01)
+
+
+class Calls(threading.Thread):
+    """Calls directly, one call after another, until told to stop; notes each whole answer and when it came."""
+
+    def __init__(self, server: Server, ledger: Ledger) -> None:
+        super().__init__(daemon=True)
+        self.server, self.ledger = server, ledger
+        self.ending = threading.Event()
+
+    def run(self) -> None:
+        with httpx.Client(base_url=self.server.url, headers=self.server.headers, timeout=30) as client:
+            while not self.ending.is_set():
+                try:
+                    answer = client.post("/run/me/victim", json={"n": -1})
+                except httpx.TransportError:
+                    time.sleep(0.02)
+                    continue
+                with self.ledger.lock:
+                    if answer.status_code == 200:
+                        self.ledger.answered.add(answer.headers["x-fal-request-id"])
+                        self.ledger.served_at.append(time.monotonic())
+                    else:
+                        self.ledger.refused[answer.status_code] += 1
+                time.sleep(0.02)
 
 
 def _children(server: Server, *, engine: bool) -> list[psutil.Process]:
@@ -103,14 +141,17 @@ def _children(server: Server, *, engine: bool) -> list[psutil.Process]:
     return found
 
 
-def _strike(server: Server, victim: str, dice: random.Random) -> None:
+def _strike(server: Server, victim: str, dice: random.Random) -> float:
+    """Kill, and when that was."""
     if victim == "server":
         server.kill()
+        struck = time.monotonic()
         server.start()
-        return
+        return struck
     targets = _children(server, engine=victim == "telemetry")
     if targets:
         dice.choice(targets).kill()
+    return time.monotonic()
 
 
 @dataclass
@@ -123,16 +164,31 @@ class Verdict:
     records_missing: list[str]
     records_twice: list[str]
     unbilled: list[str]
+    answered: int = 0
+    healed: list[tuple[str, float]] = field(default_factory=list)
+    """What was killed, and seconds to the next direct call that was answered."""
+    drained: float = 0.0
+    """Seconds from the last kill until all was over, recorded and billed."""
+    refused: dict[int, int] = field(default_factory=dict)
 
     @property
     def holds(self) -> bool:
         return not (self.lost or self.wrong or self.records_missing or self.records_twice or self.unbilled)
 
+    def heal_times(self) -> str:
+        """Mean and longest time to heal after kills of each kind, in seconds."""
+        kinds = {victim: [after for kind, after in self.healed if kind == victim] for victim, _ in self.healed}
+        return ", ".join(
+            f"{kind} {sum(each) / len(each):.2f} s (at most {max(each):.2f})" for kind, each in kinds.items()
+        )
+
     def __str__(self) -> str:
         return (
-            f"{self.acknowledged} acknowledged, {len(self.lost)} lost, {len(self.wrong)} with another's result, "
-            f"{len(self.records_missing)} without a record, {len(self.records_twice)} recorded twice, "
-            f"{len(self.unbilled)} not billed once"
+            f"{self.acknowledged} acknowledged, {self.answered} direct, {len(self.lost)} lost, "
+            f"{len(self.wrong)} with another's result, {len(self.records_missing)} without a record, "
+            f"{len(self.records_twice)} recorded twice, {len(self.unbilled)} not billed once; "
+            f"healed after {self.heal_times()}; all over {self.drained:.1f} s after the last kill; "
+            f"refused meanwhile: {self.refused}"
         )
 
 
@@ -188,41 +244,56 @@ def run(folder: Path, rounds: int, *, seed: int, pause: float, victims: tuple[st
     try:
         server.varvel("deploy", f"{folder}/app/victim.py:app")
         since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - 60))
-        loads = [Load(server, ledger, number) for number in range(1, 4)]
+        loads: list[Load | Calls] = [Load(server, ledger, number) for number in range(1, 4)]
+        loads.append(Calls(server, ledger))
         for load in loads:
             load.start()
+        struck = []
         for number in range(rounds):
             time.sleep(pause + dice.random() * pause)
             victim = victims[number % len(victims)]
-            _strike(server, victim, dice)
+            struck.append((victim, _strike(server, victim, dice)))
             print(f"round {number + 1}/{rounds}: killed {victim}; {len(ledger.acknowledged)} acknowledged", flush=True)
+        _one_more(ledger, struck[-1][1])
         for load in loads:
             load.ending.set()
         for load in loads:
             load.join(30)
         lost, wrong = _wait_for_the_end(server, ledger, timeout=120)
-        return _judge(server, ledger, since, lost, wrong)
+        verdict = _judge(server, ledger, since, lost, wrong)
+        verdict.healed = [(victim, ledger.healed_after(at)) for victim, at in struck]
+        verdict.drained = time.monotonic() - struck[-1][1]
+        return verdict
     finally:
         if server.process is not None:
             server.stop()
+
+
+def _one_more(ledger: Ledger, struck: float) -> None:
+    """Wait for the first direct call that is answered after the last kill."""
+    deadline = time.monotonic() + 30
+    while ledger.healed_after(struck) == float("inf") and time.monotonic() < deadline:
+        time.sleep(0.05)
 
 
 def _judge(server: Server, ledger: Ledger, since: str, lost: list[str], wrong: list[str]) -> Verdict:
     deadline = time.monotonic() + 60
     while True:
         counts, units = _records(server, since)
-        missing = [item for item in ledger.acknowledged if counts[item] == 0]
-        unbilled = [item for item in ledger.acknowledged if units.get(item) != 1]
+        missing = [item for item in ledger.all if counts[item] == 0]
+        unbilled = [item for item in ledger.all if units.get(item) != 1]
         if not (missing or unbilled) or time.monotonic() > deadline:
             break
         time.sleep(1)
     return Verdict(
         acknowledged=len(ledger.acknowledged),
+        answered=len(ledger.answered),
         lost=lost,
         wrong=wrong,
         records_missing=missing,
         records_twice=[item for item, count in counts.items() if count > 1],
         unbilled=unbilled,
+        refused=dict(ledger.refused),
     )
 
 

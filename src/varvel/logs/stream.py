@@ -115,7 +115,10 @@ class LogStream:
 
     async def _live(self) -> AsyncIterator[bytes]:
         while True:
-            found = await self._next()
+            try:
+                found = await self._next()
+            except StopAsyncIteration:  # the server stops; the reader comes back with Last-Event-ID
+                return
             if not found and self._clock() * 1e6 >= self._until:
                 return
             if piece := b"".join(self._piece(each) for each in found):

@@ -155,6 +155,8 @@ class Scheduler:
         """Stop dispatching; give what runs `grace` seconds to end. The rest is found again by the next `start`."""
         self._stopping = True
         self._deadlines.close()
+        for request_id in self._watchers:
+            self._notify(request_id)
         if self._attempts:
             await asyncio.wait(self._attempts, timeout=grace)
         tasks: set[asyncio.Task[Any]] = {*self._attempts, *self._chores}
@@ -200,7 +202,8 @@ class Scheduler:
     async def watch(self, request_id: str) -> AsyncIterator[JobStatus]:
         """The status now and after each change, up to the end. Ends at once for an unknown request.
 
-        Positions are looked at once a second.
+        Positions are looked at once a second. When the scheduler stops, it ends for what waits, and for what runs
+        when that does.
         """
         changed = asyncio.Event()
         self._watchers.setdefault(request_id, []).append(changed)
@@ -210,7 +213,7 @@ class Scheduler:
                 if (status.state, status.position) != last:
                     last = (status.state, status.position)
                     yield status
-                if status.state is JobState.DONE:
+                if status.state is JobState.DONE or (self._stopping and status.state is JobState.QUEUED):
                     return
                 with suppress(TimeoutError):
                     async with asyncio.timeout(_POSITION_EVERY if status.state is JobState.QUEUED else None):

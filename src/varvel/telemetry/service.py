@@ -110,14 +110,14 @@ class Telemetry:
 
         One that is away is waited for in the background; see `healthy`.
         """
+        self.feeder.start()
+        self.logs.start()
+        self._tasks.append(asyncio.create_task(self._retain()))
         if self.supervisor is not None:
             await self.supervisor.start()
         else:
             await self._look()
             self._tasks.append(asyncio.create_task(self._watch()))
-        self.feeder.start()
-        self.logs.start()
-        self._tasks.append(asyncio.create_task(self._retain()))
 
     async def stop(self) -> None:
         """Deliver what can be delivered, spool the other log lines, end the store. Call it after all who write."""

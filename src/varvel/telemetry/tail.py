@@ -79,6 +79,7 @@ class TailHub:
     def __init__(self) -> None:
         self._all: set[Subscription] = set()
         self._of_app: dict[str, set[Subscription]] = {}
+        self._closed = False
 
     def __len__(self) -> int:
         return len(self._all | {each for group in self._of_app.values() for each in group})
@@ -89,9 +90,18 @@ class TailHub:
         `apps` (`owner/name`) spares the filter the lines of all others; None looks at every line.
         """
         made = Subscription(self, accept, size, None if apps is None else frozenset(apps))
+        if self._closed:
+            made.close()
+            return made
         for group in self._groups(made):
             group.add(made)
         return made
+
+    def close(self) -> None:
+        """End all subscriptions, and those to come at once: the server stops."""
+        self._closed = True
+        for each in self._all.union(*self._of_app.values()):
+            each.close()
 
     def publish(self, row: LogRow) -> None:
         """Offer a line to everyone who may want it."""
