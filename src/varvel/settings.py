@@ -32,6 +32,9 @@ class Settings:
     host: str = _setting("127.0.0.1", "Address to bind; the default is reachable from this machine only.")
     port: int = _setting(8787, "Port of everything over plain HTTP.")
     tls_port: int = _setting(8788, "Port of the same over TLS, with a private CA in DIR/tls/ca.pem.")
+    control_port: int = _setting(
+        8789, "Reserved for the gRPC that the fal command line speaks. That is not built yet: nothing listens there."
+    )
     public_url: str = _setting("", "URL under which clients reach this server; empty takes the Host header.")
     shutdown_grace: float = _setting(10.0, "How long requests in flight may go on after SIGTERM.")
     log_level: str = _setting("info", "Least level of the server's own log lines on stderr.")
@@ -95,6 +98,9 @@ class Settings:
     telemetry_batch: int = _setting(25_000, "Most records in one insert into the store.")
     tail_lines: int = _setting(20_000, "Log lines of running and just ended requests that are held in memory.")
     log_spool: int = _setting(512 * 1024 * 1024, "Most bytes of log lines kept on disk while the store is down.")
+    log_ahead: int = _setting(
+        64 * 1024 * 1024, "Most bytes of log lines written down until the store has them, should the server be killed."
+    )
     requests_days: int = _setting(400, "How many days request records and billing events are kept.")
     logs_days: int = _setting(30, "How many days log lines are kept.")
     events_days: int = _setting(400, "How many days app events and runner history are kept.")

@@ -9,6 +9,7 @@ import pytest
 from tests.telemetry.conftest import Engine
 
 from varvel.errors import TelemetryUnavailable
+from varvel.telemetry.ahead import WriteAhead
 from varvel.telemetry.client import StoreClient
 from varvel.telemetry.delivery import Rejects
 from varvel.telemetry.logs import Logs
@@ -31,8 +32,9 @@ def logs(
 ) -> Logs:
     memory = RequestLines(lines=100, each=100, began_ms=0)
     rejects, spool = Rejects(folder / "rejected"), Spool(folder / "spool", bound)
+    ahead = WriteAhead(folder / "spool", 10**8)
     given = up or engine.up
-    return Logs(engine.client, spool, rejects, TailHub(), memory, up=given, period=0.05, clock=clock or Clock())
+    return Logs(engine.client, spool, rejects, TailHub(), memory, ahead, up=given, period=0.05, clock=clock or Clock())
 
 
 def take(sink: Logs, app: str, message: str = "hello") -> int:
@@ -164,6 +166,45 @@ async def test_text_that_is_no_utf8_is_kept_with_a_mark_in_its_place(engine: Eng
     await sink.stop()
 
 
+async def test_lines_of_a_killed_server_are_in_the_store_before_anyone_reads_there(
+    engine: Engine, tmp_path: Path
+) -> None:
+    killed = logs(engine, tmp_path)
+    times = [take(killed, "me/killed", str(n)) for n in range(10)]
+    await asyncio.sleep(0)
+    await engine.client.insert("logs", b"\n".join(killed._buffer[:4]))  # of these it did not hear any more
+    again = logs(engine, tmp_path)
+    assert again.last_ts == times[-1]
+    again.start()
+    await again.barrier()
+    assert await stored(engine, "me/killed") == [str(n) for n in range(10)]
+    await again.stop()
+    assert not list((tmp_path / "spool").glob("*.ahead"))
+    third = logs(engine, tmp_path)
+    third.start()
+    await third.barrier()
+    await third.stop()
+    assert await stored(engine, "me/killed") == [str(n) for n in range(10)]
+
+
+async def test_a_line_is_written_down_before_a_live_reader_has_it(engine: Engine, tmp_path: Path) -> None:
+    hub, folder = TailHub(), tmp_path / "spool"
+    ahead, memory = WriteAhead(folder, 10**6), RequestLines(lines=9, each=9, began_ms=0)
+    up = asyncio.Event()
+    spool = Spool(folder, 10**6)
+    sink = Logs(engine.client, spool, Rejects(tmp_path / "r"), hub, memory, ahead, up=up, period=9, clock=Clock())
+    subscription = hub.subscribe(lambda row: True)
+
+    async def read() -> int:
+        await anext(subscription)
+        return len(WriteAhead(folder, 10**6).left)
+
+    reading = asyncio.create_task(read())
+    await asyncio.sleep(0)
+    take(sink, "me/seen")
+    assert await reading == 1
+
+
 async def test_stopping_delivers_what_was_taken(engine: Engine, tmp_path: Path) -> None:
     sink = logs(engine, tmp_path)
     sink.start()
@@ -179,7 +220,8 @@ async def test_lines_go_to_the_spool_when_the_store_does_not_answer(tmp_path: Pa
     up.set()  # nobody has noticed yet that it went
     spool = Spool(tmp_path / "spool", 10**6)
     memory = RequestLines(lines=9, each=9, began_ms=0)
-    sink = Logs(nobody, spool, Rejects(tmp_path / "r"), TailHub(), memory, up=up, period=0.01, clock=Clock())
+    ahead = WriteAhead(tmp_path / "spool", 10**6)
+    sink = Logs(nobody, spool, Rejects(tmp_path / "r"), TailHub(), memory, ahead, up=up, period=0.01, clock=Clock())
     sink.start()
     take(sink, "me/nobody")
     async with asyncio.timeout(5):

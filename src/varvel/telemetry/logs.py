@@ -1,4 +1,8 @@
-"""The way of a log line: a time of its own, live readers at once, the store in batches, the spool while it is away."""
+"""The way of a log line: a time of its own, live readers at once, the store in batches, the spool while it is away.
+
+Until it is in one of the two, it is in a file that outlives a killed server (`telemetry/ahead.py`), and is there
+before any live reader has it: what was seen once is in the history for good.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,7 @@ import msgspec
 import structlog
 
 from varvel.errors import TelemetryUnavailable
+from varvel.telemetry.ahead import WriteAhead
 from varvel.telemetry.client import StoreClient
 from varvel.telemetry.delivery import Rejects, deliver
 from varvel.telemetry.model import LogRow
@@ -43,6 +48,7 @@ class Logs:
         rejects: Rejects,
         hub: TailHub,
         memory: RequestLines,
+        ahead: WriteAhead,
         *,
         up: asyncio.Event,
         period: float,
@@ -53,17 +59,22 @@ class Logs:
         self._rejects = rejects
         self._hub = hub
         self._memory = memory
+        self._ahead = ahead
         self._up = up
         self._period = period
         self._clock = clock
         self._encode = msgspec.json.Encoder().encode
-        self._last = spool.read_clock()
+        newest = ts_of(ahead.left[-1]) if ahead.left else None
+        self._last = max(spool.read_clock(), newest or 0)
         self._buffer: list[bytes] = []
+        self._unsaved: list[bytes] = []
+        self._loop = asyncio.get_running_loop()
         self._lost: Counter[tuple[str, str]] = Counter()
         self.lost = 0
         """Lines lost since the start, because neither the store nor the spool had room."""
         self._delivered = 0
-        self._taken = 0
+        self._taken = 1 if spool or ahead.left else 0
+        """Lines taken so far. What an earlier process took counts as one, so that barriers wait for it."""
         self._wanted = asyncio.Event()
         self._hurry = asyncio.Event()
         self._passed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -120,6 +131,10 @@ class Logs:
             line = self._encode(row)
         self._taken += 1
         self._buffer.append(line)
+        if not self._unsaved:
+            # Before `publish`: the loop writes the line down before any reader has its turn.
+            self._loop.call_soon(self._save)
+        self._unsaved.append(line)
         if request_id:
             self._memory.add(row)
         self._hub.publish(row)
@@ -127,6 +142,10 @@ class Logs:
         if len(self._buffer) >= SOON:
             self._hurry.set()
         return ts
+
+    def _save(self) -> None:
+        lines, self._unsaved = self._unsaved, []
+        self._ahead.write(lines, self._taken)
 
     def _labels(self, *key: str) -> dict[str, str]:
         if (found := self._known.get(key)) is None:
@@ -153,6 +172,7 @@ class Logs:
             await asyncio.wait({self._task})
         while self._buffer:
             await self._flush()
+        self._ahead.close()
 
     async def barrier(self) -> None:
         """Return when every line taken before this call is in the store. Raises `TelemetryUnavailable`."""
@@ -206,13 +226,17 @@ class Logs:
             with contextlib.suppress(OSError):  # on a full disk only the guard against clock steps is weaker
                 await asyncio.to_thread(self._spool.write_clock, self._last)
         batch, self._buffer = self._buffer[:size], self._buffer[size:]
+        self._ahead.turn()
         if self._spool or not self._up.is_set():
             await self._to_spool(batch)
         elif batch:
             await self._insert(batch)
-        if self._spool and self._up.is_set():
+        self._ahead.settled(self._taken - len(self._buffer))
+        if self._ahead.left and self._up.is_set():
+            await self._from_ahead()
+        elif self._spool and self._up.is_set():
             await self._from_spool()
-        if self._spool or not self._up.is_set():
+        if self._ahead.left or self._spool or not self._up.is_set():
             return False
         self._delivered = self._taken - len(self._buffer)
         self._say_lost()
@@ -247,9 +271,19 @@ class Logs:
             self._lost[row.app, row.source] += 1
             self.lost += 1
 
+    async def _from_ahead(self) -> None:
+        """What a killed process took and did not deliver, into the store."""
+        if await self._again(self._ahead.left):
+            log.info("log lines of a server that was killed are in the store", lines=len(self._ahead.left))
+            await asyncio.to_thread(self._ahead.forget)
+
     async def _from_spool(self) -> None:
-        """The oldest file of the spool into the store. Some of its lines may be there: an insert was cut off."""
-        lines = await asyncio.to_thread(self._spool.oldest)
+        """The oldest file of the spool into the store."""
+        if await self._again(await asyncio.to_thread(self._spool.oldest)):
+            await asyncio.to_thread(self._spool.delete_oldest)
+
+    async def _again(self, lines: list[bytes]) -> bool:
+        """Deliver lines of which the store may have some: an insert was cut off. Whether it has all of them now."""
         try:
             await self._store.execute(f"KILL QUERY WHERE query_id = '{self._query_id}' SYNC")
             there = await self._there(lines)
@@ -257,10 +291,10 @@ class Logs:
             for start in range(0, len(new), BATCH):
                 await deliver(self._store, "logs", new[start : start + BATCH], self._rejects, self._query_id)
         except Exception as problem:
-            log.warning("log lines wait in the spool", bytes=self._spool.bytes, problem=str(problem))
+            log.warning("log lines wait for the store", lines=len(lines), problem=str(problem))
             await asyncio.sleep(RETRY)
-            return
-        await asyncio.to_thread(self._spool.delete_oldest)
+            return False
+        return True
 
     async def _there(self, lines: list[bytes]) -> set[tuple[int, str, str]]:
         times = [ts for line in lines if (ts := ts_of(line)) is not None]

@@ -16,6 +16,7 @@ import structlog
 
 from varvel.errors import TelemetryUnavailable, VarvelError
 from varvel.settings import Settings
+from varvel.telemetry.ahead import WriteAhead
 from varvel.telemetry.client import Row, StoreClient
 from varvel.telemetry.delivery import Rejects
 from varvel.telemetry.feeder import Feeder, Outgoing
@@ -73,7 +74,15 @@ class Telemetry:
         )
         period = settings.telemetry_flush
         self.logs = Logs(
-            self.client, self.spool, self.rejects, self.hub, self._memory, up=self._up, period=period, clock=clock
+            self.client,
+            self.spool,
+            self.rejects,
+            self.hub,
+            self._memory,
+            WriteAhead(data / "spool", settings.log_ahead),
+            up=self._up,
+            period=period,
+            clock=clock,
         )
         self.feeder = Feeder(
             outbox,
