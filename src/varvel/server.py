@@ -16,7 +16,7 @@ import structlog
 import uvicorn
 import uvloop
 
-from varvel import egress, journal, tls
+from varvel import egress, http, journal, tls
 from varvel.apps import examples as example_apps
 from varvel.apps.catalog import SqliteCatalog
 from varvel.apps.deploy import Deployer, Order
@@ -349,7 +349,7 @@ def _bind(host: str, port: int) -> socket.socket:
 def _server(settings: Settings, front: Front, chain: Path | None = None, key: Path | None = None) -> _Server:
     config = uvicorn.Config(
         front,
-        http="httptools",
+        http=http.Protocol,
         ws="websockets-sansio",
         ws_max_size=settings.max_body,
         lifespan="off",

@@ -23,6 +23,7 @@ from varvel.egress import Egress
 from varvel.gateway.app import Gateway
 from varvel.gateway.attempt import Attempts
 from varvel.gateway.webhooks import Signer, Webhooks
+from varvel.http import Protocol
 from varvel.ids import now, uuid7
 from varvel.metrics.meter import Meter
 from varvel.queue.scheduler import Scheduler
@@ -190,9 +191,16 @@ async def rig(folder: Path, **changes: Any) -> AsyncIterator[Rig]:
 async def listening(app: Any, **tls: Any) -> AsyncIterator[str]:
     """An ASGI app on a free port; its URL."""
     listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(
-        uvicorn.Config(app, lifespan="off", log_config=None, ws="websockets-sansio", timeout_graceful_shutdown=1, **tls)
+    config = uvicorn.Config(
+        app,
+        http=Protocol,
+        lifespan="off",
+        log_config=None,
+        ws="websockets-sansio",
+        timeout_graceful_shutdown=1,
+        **tls,
     )
+    server = uvicorn.Server(config)
     server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign,assignment]
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     while not server.started:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 AuthMode = Literal["private", "public", "shared"]
 
 
-@dataclass(frozen=True, slots=True)
-class AppId:
+class AppId(NamedTuple):
     """`owner/name`; in an environment other than `main` the name ends in `--environment`."""
 
     owner: str

@@ -28,6 +28,8 @@ class KeyRecord:
     creator: str
     expires_at: float | None = None
     last_used_at: float | None = None
+    accepted: str | None = None
+    """The whole header with which it was last shown, in memory only: one that is the same needs no hash."""
 
     def holds(self, secret: str, now: float) -> bool:
         """Whether `secret` is its secret and it has not expired. Takes the same time for any wrong secret."""

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from varvel.errors import VarvelError, data_plane_error
+from varvel.http import answer_whole
 from varvel.ids import uuid7
 from varvel.queue.model import Headers
 
@@ -26,6 +27,8 @@ class ClientGone(Exception):
 
 async def answer(send: Send, status: int, headers: Headers, body: bytes) -> None:
     """Send a whole reply; `headers` must hold its `content-length` if it shall have one."""
+    if await answer_whole(send, status, headers, body):
+        return
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 

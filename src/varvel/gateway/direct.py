@@ -23,7 +23,8 @@ from varvel.runners.model import Pool, RunnerResponse, Slot
 from varvel.settings import Settings
 
 UNWATCHED = 0.2
-"""Seconds that a call may take before somebody looks whether its client is still there: a task less for the rest."""
+"""Seconds that a call may take before somebody looks whether its client is still there: a task less for the rest.
+After twice as many somebody has."""
 _NEEDS_RETRY = (b"x-fal-needs-retry", b"1")
 
 
@@ -49,6 +50,43 @@ class Stage(IntEnum):
     STREAMING = 3
 
 
+class Rounds:
+    """One timer for all calls: it looks after those that have lasted for longer than `UNWATCHED`."""
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._young: dict[Vigil, None] = {}
+        self._older: dict[Vigil, None] = {}
+        self._turning = False
+
+    def begin(self, receive: Receive) -> Vigil:
+        """Watch the call of the current task."""
+        loop = self._loop
+        if loop is None:
+            loop = self._loop = asyncio.get_running_loop()
+        vigil = Vigil(receive, loop, self)
+        self._young[vigil] = None
+        if not self._turning:
+            self._turning = True
+            loop.call_later(UNWATCHED, self._turn, loop)
+        return vigil
+
+    def forget(self, vigil: Vigil) -> None:
+        """It is looked after by itself, or has ended."""
+        if vigil in self._young:
+            del self._young[vigil]
+        else:
+            self._older.pop(vigil, None)
+
+    def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
+        due, self._older, self._young = self._older, self._young, {}
+        self._turning = bool(self._older)
+        if self._turning:
+            loop.call_later(UNWATCHED, self._turn, loop)
+        for vigil in due:
+            vigil.look()
+
+
 class Vigil:
     """Watches one call: its app's time limit, and whether its client stays.
 
@@ -56,15 +94,30 @@ class Vigil:
     waits or streams. While the runner works on an answer, `on_gone` is called instead.
     """
 
-    __slots__ = ("_handle", "_limit", "_loop", "_receive", "_task", "_watcher", "expired", "gone", "on_gone", "stage")
+    __slots__ = (
+        "_handle",
+        "_limit",
+        "_looked",
+        "_loop",
+        "_receive",
+        "_rounds",
+        "_task",
+        "_watcher",
+        "expired",
+        "gone",
+        "on_gone",
+        "stage",
+    )  # fmt: skip
 
-    def __init__(self, receive: Receive) -> None:
+    def __init__(self, receive: Receive, loop: asyncio.AbstractEventLoop, rounds: Rounds) -> None:
         self._receive = receive
-        self._loop = asyncio.get_running_loop()
-        self._task = asyncio.current_task()
+        self._loop = loop
+        self._rounds = rounds
+        self._task = asyncio.current_task(loop)
         self._limit: float | None = None
         self._watcher: asyncio.Task[None] | None = None
-        self._handle: asyncio.TimerHandle | None = self._loop.call_later(UNWATCHED, self._tick)
+        self._handle: asyncio.TimerHandle | None = None
+        self._looked = False
         self.on_gone: Callable[[], None] | None = None
         self.gone = False
         self.expired = False
@@ -73,11 +126,18 @@ class Vigil:
     def limit(self, seconds: float) -> None:
         """Interrupt the task in so many seconds from now."""
         self._limit = self._loop.time() + seconds
-        if self._handle is None or seconds < UNWATCHED:
+        if (self._looked and self._handle is None) or seconds < 2 * UNWATCHED:
             self._arm(seconds)
+
+    def look(self) -> None:
+        """The call has lasted: from now on it is looked after by itself."""
+        self._looked = True
+        if self._handle is None:
+            self._tick()
 
     def stop(self) -> None:
         """Watch no longer."""
+        self._rounds.forget(self)
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None
@@ -133,10 +193,11 @@ class DirectCalls:
         self._record = record
         self._buffer = settings.buffer_body
         self._max_body = settings.max_body
+        self._rounds = Rounds()
 
     async def serve(self, call: Call, forward: Headers, announced: int | None, receive: Receive, send: Send) -> None:
         """Run the call and answer it. Raises `TooLarge` when its body is, and `StorageFull`; then nothing is sent."""
-        vigil = Vigil(receive)
+        vigil = self._rounds.begin(receive)
         try:
             try:
                 body = await take(receive, announced, buffer=self._buffer, most=self._max_body)

@@ -7,6 +7,7 @@ URLs that we give back. The legacy one-segment form `123-app` means `123/app`.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 from urllib.parse import unquote
 
@@ -36,8 +37,21 @@ class RequestTarget:
     operation: Operation
 
 
+_SHORT = 200
+"""Bytes of a path that is worth remembering: callers choose paths, and must not fill the memory with them."""
+
+
 def parse(raw: bytes) -> Target | None:
     """The target of the part of a raw path that follows `/run/` or `/queue/`; None when it names no app."""
+    return _remembered(raw) if len(raw) <= _SHORT else _parse(raw)
+
+
+@lru_cache(maxsize=4096)
+def _remembered(raw: bytes) -> Target | None:
+    return _parse(raw)
+
+
+def _parse(raw: bytes) -> Target | None:
     first, _, rest = raw.decode("latin-1").partition("/")
     namespace = ""
     if first in NAMESPACES:

@@ -120,12 +120,15 @@ class RunnerSlot:
     def _label(self, headers: Headers) -> None:
         """Bytes that C code writes from now on belong to this request, if it is alone."""
         request_id = endpoint = ""
-        for name, value in headers:
+        for name, value in reversed(headers):  # ours are the last
             if name == b"x-fal-request-id":
                 request_id = value.decode("latin-1")
-            elif name == b"x-fal-endpoint":
+                break
+            if name == b"x-fal-endpoint":
                 endpoint = value.decode("latin-1")
         self._request = request_id
         if request_id:
-            self._runner.output.drain()
-            self._runner.output.requests[request_id] = endpoint
+            output = self._runner.output
+            if len(output.requests) < 2:  # with more, bytes belong to nobody before and after
+                output.drain()
+            output.requests[request_id] = endpoint
