@@ -101,6 +101,7 @@ async def test_every_reply_has_an_id_of_its_own(house: Filing) -> None:
         ("GET", "/serverless/files/list?x=%ff", 200, ""),
         ("GET", "/keys?limit=nine", 400, "validation_error"),
         ("GET", "/serverless/files/file/%2E%2E", 400, "validation_error"),
+        ("GET", "/serverless/files/file/a%0Ab", 400, "validation_error"),
     ],
 )
 async def test_what_the_router_refuses_has_the_envelope_too(

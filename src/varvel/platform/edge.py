@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from varvel import ids
-from varvel.errors import AuthenticationRequired, RateLimited, TooLarge, VarvelError, platform_error
+from varvel.errors import AuthenticationRequired, InvalidRequest, RateLimited, TooLarge, VarvelError, platform_error
 
 if TYPE_CHECKING:
     from varvel.auth.limits import RateLimits
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from varvel.settings import Settings
 
 OPEN = frozenset({"/v1/meta", "/openapi.json"})
-UPLOADS = ("/v1/serverless/files/file/", "/control/deploy")
+FILES = "/v1/serverless/files/"
+UPLOADS = (f"{FILES}file/", "/control/deploy")
 """Paths whose bodies go to disk as they come and have a limit of their own."""
 _log = structlog.get_logger("varvel.platform")
 
@@ -56,6 +57,9 @@ class Edge:
         reply = _Reply(send, state["request_id"], state["head"])
         try:
             state["caller"] = self._admit(scope, reply)
+            if "\n" in scope["path"] and scope["path"].startswith(FILES):
+                # The router's patterns end at a line, so that it would say that there is no such operation.
+                raise InvalidRequest("A path may not contain control characters")
             inner = {**scope, "method": "GET"} if state["head"] else scope
             await self._app(inner, self._limited(scope, receive), reply.send)
         except ClientDisconnect:

@@ -115,12 +115,11 @@ _UPLOAD_BODY = {
         },
     }
 }
+# A file is sent as what its name says that it is.
+_CONTENT: dict[str, Any] = {"application/octet-stream": {"schema": {}}, "*/*": {"schema": {}}}
 _BYTES: dict[int | str, dict[str, Any]] = {
-    200: {"description": "The content of the file", "content": {"application/octet-stream": {"schema": {}}}},
-    206: {
-        "description": "The part of it that Range asked for",
-        "content": {"application/octet-stream": {"schema": {}}},
-    },
+    200: {"description": "The content of the file", "content": _CONTENT},
+    206: {"description": "The part of it that Range asked for", "content": _CONTENT},
     304: {"description": "The version that If-None-Match names is still the present one"},
 }
 _DONE: dict[int | str, dict[str, Any]] = {
