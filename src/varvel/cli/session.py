@@ -24,7 +24,7 @@ Data = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 UNFOLDED = 1000
-_SHARED = {"url": (Url, None), "key": (Key, None), "data": (Data, None), "json_output": (Json, False)}
+SHARED = {"url": (Url, None), "key": (Key, None), "data": (Data, None), "json_output": (Json, False)}
 
 
 class Session:
@@ -104,12 +104,12 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     parameters = [item.replace(annotation=hints[item.name]) for item in own]
     parameters += [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
-        for name, (kind, default) in _SHARED.items()
+        for name, (kind, default) in SHARED.items()
     ]
 
     @functools.wraps(function)
     def run(**values: Any) -> None:
-        url, key, data, json_output = (values.pop(name) for name in _SHARED)
+        url, key, data, json_output = (values.pop(name) for name in SHARED)
         session = Session(find_place(url, key, data), json_output)
         try:
             function(session, **values)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import typer
+from rich.console import Console
 
 from varvel.cli import demo
 from varvel.cli.connection import FAILED, Failure, Place
@@ -73,6 +74,9 @@ def up(settings: Settings, app: App = None, examples: Examples = True, demo_run:
     same folder goes on where it ended. Settings come from flags, then VARVEL_... variables, then DIR/varvel.toml.
     """
     from varvel import server  # the whole server: the other commands start faster without it
+
+    if settings.control_port != Settings.control_port:
+        Console(stderr=True).print(f"nothing will listen on control port {settings.control_port}: it is only reserved")
 
     def greet(ready: server.Ready) -> None:
         if demo_run and examples and not app and ready.first_start:
