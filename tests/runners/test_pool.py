@@ -183,16 +183,18 @@ async def test_a_killed_runner_breaks_its_call_and_the_next_one_gets_another(wor
     assert world.logs.messages(level="error") == ["The runner ended unasked (signal 9)"]
 
 
-async def test_an_app_that_exits_in_a_request_is_a_broken_connection(world: World) -> None:
+@pytest.mark.parametrize("kill", [False, True])
+async def test_an_app_that_exits_in_a_request_is_a_broken_connection(world: World, kill: bool) -> None:
     app = world.app("import os\n" + ECHO.replace("more = True", "print('last words'); os._exit(7)"))
     pool = await world.pool()
     slot = await pool.acquire(app)
     with pytest.raises(RunnerDisconnected):
         await call(slot, request_id="R1")
     assert world.logs.messages(request_id="R1") == ["last words"]
-    slot.release()
+    slot.release(kill=kill)
     await until(lambda: not pool.runners())
     assert world.logs.messages(level="error") == ["The runner ended unasked (exit status 7)"]
+    assert "runner_failed" in world.categories()
 
 
 @pytest.mark.parametrize(("announced", "sent"), [(5, b"more than announced"), (50, b"less")])

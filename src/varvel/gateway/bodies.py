@@ -28,9 +28,9 @@ async def take(receive: Receive, announced: int | None, *, buffer: int, most: in
     body: bytes = message.get("body", b"")
     if message["type"] == "http.disconnect":
         raise ClientGone
+    if len(body) > most:
+        raise TooLarge(f"The body has more than {most} bytes, which is what this server takes.")
     if not message.get("more_body") and len(body) <= buffer:
-        if len(body) > most:
-            raise TooLarge(f"The body has more than {most} bytes, which is what this server takes.")
         return body
     pieces, size, more = [body], len(body), bool(message.get("more_body"))
     while more and size <= buffer and not (announced is not None and announced > buffer):

@@ -7,6 +7,7 @@ import itertools
 import logging
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
@@ -238,6 +239,7 @@ class LocalPool:
         runner.in_flight -= 1
         fleet = self._fleet(runner.revision.app)
         if kill:
+            runner.broke = True
             self._end(runner, kill=True)
         elif health_check and runner.state in READY:
             self._spawn(health.check(runner, self._loop.time(), self._unwell, at_once=True))
@@ -611,7 +613,8 @@ class LocalPool:
         return fleet
 
     def _event_at_end(self, runner: Runner, status: int | None) -> None:
-        if runner.stopping:
+        by_itself = runner.broke and status not in (None, -signal.SIGKILL)
+        if runner.stopping and not by_itself:
             self._book.event(runner, "runner_finished")
         else:
             runner.output.say("error", f"The runner ended unasked ({_exit(status)})")

@@ -45,6 +45,8 @@ class Runner:
     hints: frozenset[str] = frozenset()
     stopping: bool = False
     """Its end was asked for; if it ends otherwise, it has failed."""
+    broke: bool = False
+    """It was killed because a request in it broke off; its own end may have been the cause."""
     suspect: bool = False
     """It closed a connection in the middle of a request: it gets no other until it is known to live."""
     ready: asyncio.Event = field(default_factory=asyncio.Event)
