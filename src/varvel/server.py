@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import signal
 import socket
 import sys
@@ -114,6 +115,7 @@ async def _serve(settings: Settings, apps: list[str], examples: bool, on_ready: 
             ready = Ready(
                 settings=settings, url=url, first_start=parts.first_start, new_key=parts.new_key, failed=failed
             )
+            _spare_the_collector()
             _say_ready(ready)
             if on_ready is not None:
                 on_ready(ready)
@@ -126,6 +128,16 @@ async def _serve(settings: Settings, apps: list[str], examples: bool, on_ready: 
             server.should_exit = True
         await parts.scheduler.stop(settings.shutdown_grace)
     return 0
+
+
+def _spare_the_collector() -> None:
+    """Have the garbage collector look at what calls leave behind, less often, and at what was made at the start never.
+
+    Calls leave hardly any cycles, and every round costs each of them: a tenth of their CPU time.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 50, 100)
 
 
 def _say_ready(ready: Ready) -> None:

@@ -93,7 +93,7 @@ class Settings:
     analytics_buckets: int = _setting(2_000, "Most time buckets in one reply of analytics or usage.")
     telemetry_flush: float = _setting(0.2, "Longest that a log line waits before it is sent to the store.")
     records_flush: float = _setting(
-        1.0, "Longest that the record of a request waits before it is sent to the store; a query fetches it at once."
+        2.0, "Longest that the record of a request waits before it is sent to the store; a query fetches it at once."
     )
     telemetry_batch: int = _setting(25_000, "Most records in one insert into the store.")
     tail_lines: int = _setting(20_000, "Log lines of running and just ended requests that are held in memory.")

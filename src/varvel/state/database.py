@@ -10,6 +10,7 @@ import asyncio
 import queue
 import sqlite3
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +29,10 @@ Batch = Callable[[sqlite3.Connection, list[T]], None]
 """Writes many items with few statements. Must be all or nothing in memory: it may be called again, item by item."""
 
 GROUP = 8192
+CROWD = 4
+"""Writes of one commit that show that many come at once: the next commit waits a little, to have more in it."""
+GATHER, GATHER_MOST = 0.0001, 0.002
+"""Seconds of that wait, for each of those writes and at most. What a commit costs is mostly the same for any number."""
 READERS = 3
 
 
@@ -193,6 +198,8 @@ class Database:
             while self._inbox and len(group) < GROUP:
                 group.append(self._inbox.popleft())
             self._commit(group)
+            if len(group) >= CROWD:
+                time.sleep(min(len(group) * GATHER, GATHER_MOST))
         self._writer.close()
 
     def _commit(self, group: list[_Write]) -> None:

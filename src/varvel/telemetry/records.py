@@ -11,6 +11,8 @@ from varvel.billing.rules import MachineType, bill
 from varvel.queue.model import Headers, Outcome
 from varvel.telemetry.model import BillingRow, PayloadRow, RequestRow
 
+_check_json = msgspec.json.Decoder(msgspec.Raw).decode
+
 
 class Rows(NamedTuple):
     """What is recorded of one request. `payload` is None when nothing of it may or can be kept."""
@@ -105,7 +107,7 @@ def json_text(body: bytes, limit: int) -> str:
         return ""
     try:
         # Raw checks the form without building the value.
-        msgspec.json.decode(body, type=msgspec.Raw)
+        _check_json(body)
         return body.decode()
     except (msgspec.DecodeError, UnicodeDecodeError):
         return ""
