@@ -101,8 +101,7 @@ def test_every_command_that_a_page_shows_exists(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
 def test_every_word_of_make_on_a_page_is_a_target(page: Path) -> None:
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    code = " ".join(re.findall(r"`([^`]+)`", page.read_text()))
-    assert set(re.findall(r"\bmake ([a-z]+)", code)) <= targets
+    assert set(re.findall(r"(?:^|`)make ([a-z]+)(?:`|$)", page.read_text(), re.MULTILINE)) <= targets
 
 
 def _exists(words: list[str]) -> bool:
