@@ -22,6 +22,8 @@ class Load:
     p50: float
     p99: float
     errors: int
+    requests: int
+    """Answers that came back."""
     cpu_us: dict[str, float]
     """CPU microseconds a request of each process tree watched."""
 
@@ -34,18 +36,23 @@ def post(
     headers: dict[str, str] | None = None,
     watch: dict[str, list[int]] | None = None,
     body: str = BODY,
+    delay: int = 0,
 ) -> Load:
-    """Load `url` with POSTs of 1 KB of JSON from one wrk thread over keep-alive connections."""
+    """Load `url` with POSTs of 1 KB of JSON from one wrk thread over keep-alive connections.
+
+    `delay`: milliseconds that each connection waits between an answer and its next request.
+    """
     script = "\n".join(
         ['wrk.method = "POST"', f"wrk.body = [[{body}]]", 'wrk.headers["content-type"] = "application/json"']
         + [f'wrk.headers["{name}"] = "{value}"' for name, value in (headers or {}).items()]
+        + ([f"function delay() return {delay} end"] if delay else [])
     )
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as file:
         Path(file.name).write_text(script)
         command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", "--timeout", "30s", "-s", file.name]
-        before = {name: _cpu(pids) for name, pids in (watch or {}).items()}
+        before = {name: cpu_seconds(pids) for name, pids in (watch or {}).items()}
         out = subprocess.run([*command, url], capture_output=True, text=True, check=True).stdout
-        after = {name: _cpu(pids) for name, pids in (watch or {}).items()}
+        after = {name: cpu_seconds(pids) for name, pids in (watch or {}).items()}
     total = int(_find(r"(\d+) requests in", out))
     bad = int(_find(r"Non-2xx or 3xx responses: (\d+)", out, "0"))
     broken = sum(int(item) for item in re.findall(r"(?:connect|read|write|timeout) (\d+)", out))
@@ -54,6 +61,7 @@ def post(
         p50=_ms(_find(r"\n\s+50%\s+(\S+)", out)),
         p99=_ms(_find(r"\n\s+99%\s+(\S+)", out)),
         errors=bad + broken,
+        requests=total,
         cpu_us={name: (after[name] - before[name]) / max(total, 1) * 1e6 for name in before},
     )
 
@@ -69,7 +77,8 @@ def memory_mb(pids: list[int]) -> float:
     return float(sum(psutil.Process(pid).memory_full_info().pss for pid in pids) / 1e6)
 
 
-def _cpu(pids: list[int]) -> float:
+def cpu_seconds(pids: list[int]) -> float:
+    """CPU time that the processes have used so far, in user and system mode."""
     times = [psutil.Process(pid).cpu_times() for pid in pids if psutil.pid_exists(pid)]
     return float(sum(item.user + item.system for item in times))
 

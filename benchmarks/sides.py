@@ -108,16 +108,18 @@ def litserve() -> Iterator[Side]:
 
 
 @contextmanager
-def varvel(app: str, path: str = "/run/me/echo") -> Iterator[tuple[Side, Server]]:
+def varvel(
+    app: str, path: str = "/run/me/echo", environ: dict[str, str] | None = None
+) -> Iterator[tuple[Side, Server]]:
     """Varvel with everything on: keys, records, billing, logs, metrics."""
     with tempfile.TemporaryDirectory() as folder:
-        server = Server(Path(folder) / "data", "--no-examples", environ={"VARVEL_RATE_LIMIT": "0"})
+        server = Server(Path(folder) / "data", "--no-examples", environ={"VARVEL_RATE_LIMIT": "0", **(environ or {})})
         server.start()
         try:
             server.varvel("deploy", str(HERE / "apps" / f"{app}.py") + ":app", "--name", "echo")
             url = f"{server.url}{path}"
             headers = {"Authorization": f"Key {server.key}"}
-            _await(url, server.process, headers)
+            _await(f"{server.url}/run/me/echo", server.process, headers)
             yield Side(f"Varvel {app}", url, headers, {"tree": server.pid}), server
         finally:
             server.stop()
