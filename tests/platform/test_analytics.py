@@ -18,6 +18,7 @@ from varvel.platform import analytics_sql as sql
 from varvel.platform.analytics import METRIC_NAMES, AnalyticsReply, Reader, wanted
 from varvel.platform.buckets import Timeframe, label, window
 from varvel.platform.requests_sql import endpoints
+from varvel.telemetry.closing import close_days
 from varvel.telemetry.model import BillingRow, RequestRow
 
 if TYPE_CHECKING:
@@ -231,6 +232,85 @@ async def test_rollups_agree_with_rows(served: Served, me: Account, store: Store
                 for name in set(one) & set(sql.PERCENTILES):
                     assert other[name] == pytest.approx(one[name], rel=0.008), name
                 assert other[sql.BILLED] == pytest.approx(one[sql.BILLED], rel=1e-9)
+
+
+@pytest.mark.parametrize("zone", ["UTC", "America/New_York"])
+async def test_closed_days_agree_with_rows(served: Served, me: Account, store: Store, zone: str) -> None:
+    start, end = at("2024-03-01T00:00Z"), at("2024-03-05T00:00Z")
+    rows = many(me.name, 3000, start, end)
+    await store.put("requests", *rows)
+    await store.put("billing", *(bill(request) for request in rows))
+    chosen = endpoints(me.name, [(AppId(me.name, "app"), "")])
+    metrics = wanted(["time_series", *METRIC_NAMES])
+    frames: list[Timeframe] = ["hour", "day"]
+    cuts = [
+        window(round((start + 777) * SECOND), round((end + 90_000) * SECOND), frame, ZoneInfo(zone), bound)
+        for frame in frames
+        for bound in (True, False)
+    ]
+    spans = [sql.Span(cut.start, cut.end, tuple(cut.edges())) for cut in cuts]
+    reader = Reader(store, 10**9)
+    by_rows = [await reader.read(chosen, span, metrics) for span in spans]
+    closed = await close_days(store, end + 20 * HOUR)
+    assert {round(start + day * 24 * HOUR) * SECOND for day in range(4)} <= set(closed)
+    by_days = [await reader.read(chosen, span, metrics) for span in spans]
+    for ours, theirs in zip(by_days, by_rows, strict=True):
+        assert ours.keys() == theirs.keys()
+        for edge, records in theirs.items():
+            for one, other in zip(records, ours[edge], strict=True):
+                assert other.pop(sql.BILLED) == pytest.approx(one.pop(sql.BILLED), rel=1e-9)
+                assert one == other
+    # What stands in the closed days is what is shown.
+    await store.execute(
+        "INSERT INTO requests_closed SELECT * REPLACE (version + 1 AS version, 77 AS request_count)"
+        " FROM requests_closed WHERE owner = {owner:String}",
+        {"owner": me.name},
+    )
+    hours = await reader.read(chosen, spans[0], metrics)
+    assert [one["request_count"] for one in hours[round(start) + 5 * HOUR]] == [77, 77]
+
+
+async def test_a_row_that_comes_late_counts_at_once_and_its_day_is_closed_again(
+    served: Served, me: Account, store: Store
+) -> None:
+    start = at("2024-02-01T00:00Z")
+    await store.put("requests", row(me.name, start + 600), row(me.name, start + 25 * HOUR))
+    await close_days(store, start + 72 * HOUR)
+    params = {
+        "endpoint_id": f"{me.name}/app", "start": "2024-02-01", "end": "2024-02-03", "timeframe": "day",
+        "expand": "time_series,request_count,p50_duration",
+    }  # fmt: skip
+
+    async def counts() -> list[int]:
+        body = await get(me.api, **params)
+        return [one["request_count"] for bucket in body["time_series"] for one in bucket["results"]]
+
+    assert await counts() == [1, 1]
+    await store.put("requests", row(me.name, start + 700))
+    assert await counts() == [2, 1]
+    assert await close_days(store, start + 72 * HOUR) == [round(start * SECOND)]
+    assert await counts() == [2, 1]
+    assert await close_days(store, start + 72 * HOUR) == []
+
+
+async def test_a_day_is_closed_only_when_it_is_over(served: Served, me: Account, store: Store) -> None:
+    start = at("2024-01-10T00:00Z")
+    await store.put("requests", row(me.name, start + 600))
+    assert round(start * SECOND) not in await close_days(store, start + 24 * HOUR + 60)
+    assert round(start * SECOND) in await close_days(store, start + 24 * HOUR + 601)
+
+
+def test_only_whole_buckets_of_closed_days_are_taken_from_them() -> None:
+    hour = HOUR * SECOND
+    day = 24 * hour
+    edges = tuple(range(20 * 3600, 52 * 3600, 3600))
+    span = sql.Span(20 * hour + 1, 52 * hour, edges)
+    assert span.step == "hour"
+    closed, still_open = span.runs({0, 2 * day})
+    assert [(one.start, one.end) for one in closed] == [(21 * hour, 24 * hour), (48 * hour, 52 * hour)]
+    assert [(one.start, one.end) for one in still_open] == [(20 * hour + 1, 21 * hour), (24 * hour, 48 * hour)]
+    assert sql.Span(0, 7 * day, (0,)).step is None
+    assert sql.Span(1800 * SECOND, day, (1800,)).step is None
 
 
 async def test_pages_of_buckets_join_to_the_whole(served: Served, me: Account, store: Store) -> None:

@@ -1,4 +1,7 @@
-"""Statements behind analytics: the same metrics from the rows themselves, or from hourly rollups.
+"""Statements behind analytics: the same metrics from closed days, from the rows themselves, or from hourly rollups.
+
+Closed days (`telemetry/closing.py`) have the exact figures of each UTC hour and day at hand; buckets that are such
+hours or days come from there. The others are computed from rows, or when those are many from rollups.
 
 Rows give exact percentiles. Rollups keep one sketch (`quantilesBFloat16`) for each whole UTC hour and endpoint; a
 bucket is then the merged sketches of its whole hours, plus sketches made on the fly from the rows of hours that a
@@ -7,9 +10,10 @@ bucket's edge cuts in two, as days in Kathmandu do. Counts and sums are exact ei
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import groupby
+from typing import Any, Literal
 
 from varvel.platform.requests_sql import HOUR, Endpoints
 
@@ -62,6 +66,14 @@ BILLED = "total_billable_duration"
 METRICS = (*COUNTS, *PERCENTILES, BILLED)
 
 
+MICROS = 1_000_000
+DAY = 24 * HOUR
+MOST_RUNS = 8
+"""Stretches of closed and open days in one answer, above which all are read as open."""
+Step = Literal["day", "hour"]
+_STEPS: Mapping[Step, int] = {"day": 86_400, "hour": 3600}
+
+
 @dataclass(frozen=True, slots=True)
 class Span:
     """A range of microseconds, cut at `edges` (seconds, ascending) into buckets; no edges means one bucket."""
@@ -80,6 +92,33 @@ class Span:
             return f"roundDown({seconds}, {{edges:Array(Int64)}})", {"edges": list(self.edges)}
         params = {"origin": self.edges[0], "step": steps.pop() if steps else max(self.end - self.start, 1)}
         return "{origin:Int64} + intDiv(" + seconds + " - {origin:Int64}, {step:Int64}) * {step:Int64}", params
+
+    @property
+    def step(self) -> Step | None:
+        """What every bucket is, if all are whole UTC hours or all whole UTC days (but for the range's own ends)."""
+        for name, size in _STEPS.items():
+            if self.edges and all(edge % size == 0 for edge in self.edges):
+                steps = {later - edge for edge, later in zip(self.edges, self.edges[1:], strict=False)}
+                inside = self.edges[-1] * MICROS < self.end <= (self.edges[-1] + size) * MICROS
+                return name if steps <= {size} and inside else None
+        return None
+
+    def runs(self, closed: Container[int]) -> tuple[list[Span], list[Span]]:
+        """The stretches whose buckets are whole and in `closed` days (first microseconds), and all others."""
+        if (step := self.step) is None:
+            return [], [self]
+        size = _STEPS[step] * MICROS
+        found: tuple[list[Span], list[Span]] = ([], [])
+
+        def whole_and_closed(edge: int) -> bool:
+            begin = edge * MICROS
+            return self.start <= begin and begin + size <= self.end and begin // DAY * DAY in closed
+
+        for is_closed, group in groupby(self.edges, whole_and_closed):
+            edges = tuple(group)
+            end = min(edges[-1] * MICROS + size, self.end)
+            found[not is_closed].append(Span(max(edges[0] * MICROS, self.start), end, edges))
+        return found if len(self.edges) and len(found[0]) + len(found[1]) <= MOST_RUNS else ([], [self])
 
     def cut_hours(self) -> list[int]:
         """The hours (first microsecond) that are not whole inside one bucket."""
@@ -142,6 +181,25 @@ def from_rollups(
     return statement, params | cut | {"cut_hours": hours}
 
 
+def from_closed(
+    chosen: Endpoints, step: Step, spans: Sequence[Span], metrics: Sequence[str]
+) -> tuple[str, dict[str, Any]]:
+    """Metrics of the closed hours or days that lie in `spans`, each as a column of its own."""
+    condition, params = chosen.condition()
+    # The latest of the rows with one key is the one that counts, whether they were merged already or not.
+    columns = {name: "{}[{}]".format(*_place(name)) if name in PERCENTILES else name for name in metrics}
+    latest = [f"argMax({column}, version) AS {name}" for name, column in columns.items()]
+    within = []
+    for number, span in enumerate(spans):
+        within.append(f"since >= {{start{number}:Int64}} AND since < {{end{number}:Int64}}")
+        params |= {f"start{number}": span.start, f"end{number}": span.end}
+    statement = f"""
+        SELECT endpoint_id, intDiv(since, {MICROS}) AS bucket, {", ".join(latest)} FROM requests_closed
+        WHERE {condition} AND step = {{step:String}} AND ({" OR ".join(within)})
+        GROUP BY endpoint_id, since"""  # noqa: S608
+    return statement, params | {"step": step}
+
+
 def billed(chosen: Endpoints, span: Span) -> tuple[str, dict[str, Any]]:
     """Seconds billed, for each endpoint and bucket: whole hours from the rollup, the rest from billing events."""
     bucket, cut = span.bucket("hour")
@@ -157,6 +215,11 @@ def billed(chosen: Endpoints, span: Span) -> tuple[str, dict[str, Any]]:
             WHERE {row_where} AND intDiv(ended_at, {HOUR}) * {HOUR} IN {{cut_hours:Array(Int64)}}
         ) AS part GROUP BY endpoint_id, bucket"""  # noqa: S608
     return statement, params | cut | {"cut_hours": span.cut_hours()}
+
+
+def _place(percentile: str) -> tuple[str, int]:
+    family, index = PERCENTILES[percentile]
+    return family, index + 1
 
 
 def _quantiles(kind: str, name: str, family: Family) -> str:

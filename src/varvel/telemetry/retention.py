@@ -11,7 +11,7 @@ from varvel.telemetry.client import StoreClient
 
 def days_kept(settings: Settings) -> dict[str, int]:
     """Table -> how many days of it are kept."""
-    records = ("requests", "requests_hourly", "billing", "billing_hourly")
+    records = ("requests", "requests_hourly", "requests_closed", "billing", "billing_hourly")
     return {
         **dict.fromkeys(records, settings.requests_days),
         "payloads": settings.payload_days,
@@ -22,12 +22,13 @@ def days_kept(settings: Settings) -> dict[str, int]:
 
 
 def expired(partitions: Iterable[tuple[str, str]], kept: Mapping[str, int], today: date) -> list[tuple[str, str]]:
-    """Which `(table, partition)` are older than their table's days. A partition is named `YYYYMMDD`, in UTC.
+    """Which `(table, partition)` are older than their table's days. A partition is named `YYYYMMDD`, in UTC,
+    or `YYYYMM`; a month goes when its last day does.
 
     With 1 day kept, today and yesterday stay: every row is there for at least the promised time.
     """
     oldest = {table: f"{today - timedelta(days=days):%Y%m%d}" for table, days in kept.items()}
-    return sorted((table, name) for table, name in partitions if table in oldest and name < oldest[table])
+    return sorted((table, name) for table, name in partitions if table in oldest and name < oldest[table][: len(name)])
 
 
 async def drop_expired(store: StoreClient, kept: Mapping[str, int], now: datetime) -> list[tuple[str, str]]:

@@ -18,6 +18,7 @@ from varvel.errors import TelemetryUnavailable, VarvelError
 from varvel.settings import Settings
 from varvel.telemetry.ahead import WriteAhead
 from varvel.telemetry.client import Row, StoreClient
+from varvel.telemetry.closing import close_days
 from varvel.telemetry.delivery import Rejects
 from varvel.telemetry.feeder import Feeder, Outgoing
 from varvel.telemetry.logs import Logs
@@ -31,6 +32,7 @@ from varvel.telemetry.tail import RequestLines, Subscription, TailHub
 log = structlog.get_logger(__name__)
 REMOTE_PING = 2.0
 RETENTION_EVERY = 3600.0
+CLOSE_EVERY = 300.0
 SHORT_PATH = 100
 """Bytes that the path of a unix socket may have, nearly."""
 
@@ -122,6 +124,7 @@ class Telemetry:
         self.feeder.start()
         self.logs.start()
         self._tasks.append(asyncio.create_task(self._retain()))
+        self._tasks.append(asyncio.create_task(self._close_days()))
         if self.supervisor is not None:
             await self.supervisor.start()
         else:
@@ -259,6 +262,16 @@ class Telemetry:
             except VarvelError as problem:
                 log.warning("old telemetry is not dropped", problem=problem.message)
             await asyncio.sleep(RETENTION_EVERY)
+
+    async def _close_days(self) -> None:
+        while True:
+            await self._up.wait()
+            try:
+                if closed := await close_days(self.client, self._clock()):
+                    log.info("days closed for analytics", days=len(closed))
+            except VarvelError as problem:
+                log.warning("days are not closed: analytics reads their rows", problem=problem.message)
+            await asyncio.sleep(CLOSE_EVERY)
 
     async def retain(self) -> list[tuple[str, str]]:
         """Drop the days that are older than the settings keep; gives `(table, partition)` of each."""
