@@ -1,26 +1,29 @@
 """Pages of log lines from the store.
 
 The time of a line is its key. A page is read through windows that widen (an hour, six, a day, a week, all), each
-beginning where the one before it ended: on a large store this is many times faster than one query over all.
+beginning where the one before it ended: on a large store this is many times faster than one query over all. Lines
+that an index finds are few: then fewer and wider windows are faster, and one for those of a request.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 
 from varvel.logs.rules import LogQuery, line
 from varvel.telemetry.model import LogRow, TelemetryStore
 
 _HOUR = 3_600_000_000
 _WINDOWS = (_HOUR, 6 * _HOUR, 24 * _HOUR, 168 * _HOUR)
+_WIDE = (24 * _HOUR,)
 _COLUMNS = "ts, owner, app, revision, job_id, request_id, endpoint, level, source, message, labels"
 PAGE = 1000
+REQUEST_LABEL = "fal_request_id"
 
 
-def windows(since: int, until: int) -> Iterator[tuple[int, int]]:
-    """Stretches [from, to) that cover [since, until), newest first."""
+def windows(since: int, until: int, widths: Sequence[int] = _WINDOWS) -> Iterator[tuple[int, int]]:
+    """Stretches [from, to) that cover [since, until), newest first: `widths` back from `until`, then the rest."""
     newest = until
-    for width in _WINDOWS:
+    for width in widths:
         oldest = max(since, until - width)
         if oldest < newest:
             yield oldest, newest
@@ -29,10 +32,17 @@ def windows(since: int, until: int) -> Iterator[tuple[int, int]]:
         yield since, newest
 
 
+def widths(query: LogQuery) -> Sequence[int]:
+    """How far back the windows of a query reach."""
+    if query.request_id is not None or any(test.indexed and test.key == REQUEST_LABEL for test in query.labels):
+        return ()
+    return _WIDE if query.job_id is not None or any(test.indexed for test in query.labels) else _WINDOWS
+
+
 async def newest_first(store: TelemetryStore, query: LogQuery, since: int, until: int, limit: int) -> list[LogRow]:
     """At most `limit` lines of [since, until) in microseconds, the newest first. Raises `TelemetryUnavailable`."""
     found: list[LogRow] = []
-    for low, high in windows(since, until):
+    for low, high in windows(since, until, widths(query)):
         found += await _select(store, query, low, high, "DESC", limit - len(found))
         if len(found) >= limit:
             break

@@ -37,6 +37,11 @@ class LabelTest:
     values: frozenset[str]
     negated: bool = False
 
+    @property
+    def indexed(self) -> bool:
+        """Whether the store's index of label values can find the lines."""
+        return not self.negated and "" not in self.values
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogQuery:
@@ -187,7 +192,7 @@ def _label_sql(test: LabelTest, number: int, params: dict[str, Any]) -> list[str
     negation = "NOT " if test.negated else ""
     params[key] = test.key
     terms = [f"{negation}labels[{{{key}:String}}] IN {{{values}:Array(String)}}"]
-    if not test.negated and "" not in test.values:
+    if test.indexed:
         # What the index can answer; the condition above says of which label the value must be.
         terms.append(f"hasAny(mapValues(labels), {{{values}:Array(String)}})")
     return terms
