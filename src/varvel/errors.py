@@ -7,6 +7,7 @@ uploads, tokens). A caller never sees a traceback.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -112,6 +113,13 @@ class NotImplementedHere(VarvelError):
     status = 501
     platform_type = "not_implemented"
     data_type = "internal_error"
+
+
+def known(problem: BaseException) -> VarvelError | None:
+    """The error of ours that `problem` is or means: a full disk can come up anywhere. None for a fault of ours."""
+    if isinstance(problem, OSError) and problem.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StorageFull()
+    return problem if isinstance(problem, VarvelError) else None
 
 
 def platform_error(error: VarvelError, request_id: str) -> dict[str, Any]:

@@ -161,7 +161,7 @@ def test_an_unknown_route_is_the_apps_to_refuse_and_an_unknown_page_ours(client:
     "header", [None, "Key nobody:wrong", "Key", "Bearer x.y.z", "Basic bWU6bWU=", "Key \u00e9:\u00e9"]
 )
 def test_a_private_app_wants_a_key_that_is_one(server: Server, client: httpx.Client, header: str | None) -> None:
-    headers = {} if header is None else {"Authorization": header.encode("latin-1")}
+    headers = httpx.Headers([] if header is None else [(b"Authorization", header.encode("latin-1"))])
     for path in ("/run/me/odd", "/queue/me/odd"):
         _refused(httpx.post(f"{server.url}{path}", json={}, headers=headers), 401, "unauthorized")
     _refused(httpx.get(f"{server.url}/queue/me/odd/requests/{UNKNOWN}/status", headers=headers), 401, "unauthorized")
@@ -371,7 +371,7 @@ def test_a_client_that_leaves_before_its_answer_has_its_call_cancelled(server: S
     leaving = _talk(server, head + body)
     time.sleep(0.5)
     leaving.close()
-    search = {"app_id": "me/odd", "search": "asked to cancel"}
+    search = {"app_id": "me/odd", "search": "asked to cancel /nap"}
     for _ in range(100):
         lines = client.post("/v1/serverless/logs/history", params=search).json()["items"]
         if lines:

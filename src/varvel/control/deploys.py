@@ -19,7 +19,7 @@ from varvel.apps.deploy import Order
 from varvel.apps.model import Revision
 from varvel.apps.rules import MAIN, parse_options
 from varvel.control.shapes import revision_shape
-from varvel.errors import InvalidRequest, TooLarge, VarvelError, platform_error
+from varvel.errors import InvalidRequest, TooLarge, VarvelError, known, platform_error
 from varvel.platform.access import AdminCaller
 
 if TYPE_CHECKING:
@@ -128,8 +128,8 @@ def _ending(parts: ControlParts, task: asyncio.Task[Revision]) -> dict[str, Any]
     problem = task.exception()
     if problem is None:
         return {"revision": revision_shape(task.result(), parts.catalog)}
-    known = problem if isinstance(problem, VarvelError) else VarvelError("An unexpected error occurred")
-    return {**platform_error(known, ""), "status": known.status}
+    error = known(problem) or VarvelError("An unexpected error occurred")
+    return {**platform_error(error, ""), "status": error.status}
 
 
 def _json(item: dict[str, Any]) -> bytes:

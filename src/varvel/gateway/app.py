@@ -13,7 +13,7 @@ import structlog
 
 from varvel.apps.model import App, Catalog
 from varvel.auth.model import Authenticator
-from varvel.errors import InvalidRequest, NotFound, VarvelError
+from varvel.errors import InvalidRequest, NotFound, VarvelError, known
 from varvel.gateway import hosts, tokens
 from varvel.gateway.access import Access, is_key
 from varvel.gateway.asgi import ClientGone, Receive, Scope, Send, answer_error, answer_json, header
@@ -123,9 +123,12 @@ class Gateway:
             await answer_error(send, error)
         except ClientGone:
             return
-        except Exception:
-            self._log.exception("a call broke", path=path)
-            await answer_error(send, VarvelError("Something went wrong in the server; its log says more"))
+        except Exception as problem:
+            told = known(problem)
+            if told is None:
+                self._log.exception("a call broke", path=path)
+                told = VarvelError("Something went wrong in the server; its log says more")
+            await answer_error(send, told)
 
     # Calls to apps
 

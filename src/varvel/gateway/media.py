@@ -70,8 +70,12 @@ class Media:
 
     def _announce(self, medium: Medium) -> None:
         folder = self._of(medium.media_id)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "meta.json").write_bytes(msgspec.json.encode(medium))
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "meta.json").write_bytes(msgspec.json.encode(medium))
+        except OSError:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
         if medium.expires_at is not None:
             self._expiring.mkdir(parents=True, exist_ok=True)
             (self._expiring / f"{int(medium.expires_at)}-{medium.media_id}").touch()

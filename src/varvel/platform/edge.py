@@ -15,7 +15,15 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from varvel import ids
-from varvel.errors import AuthenticationRequired, InvalidRequest, RateLimited, TooLarge, VarvelError, platform_error
+from varvel.errors import (
+    AuthenticationRequired,
+    InvalidRequest,
+    RateLimited,
+    TooLarge,
+    VarvelError,
+    known,
+    platform_error,
+)
 
 if TYPE_CHECKING:
     from varvel.auth.limits import RateLimits
@@ -129,15 +137,15 @@ class _Reply:
 
     async def fail(self, problem: Exception, path: str) -> None:
         """Answer with the envelope. What is not one of our errors is a fault of ours: logged, never shown."""
-        known = problem if isinstance(problem, VarvelError) else VarvelError("An unexpected error occurred")
-        if not isinstance(problem, VarvelError):
+        error = known(problem) or VarvelError("An unexpected error occurred")
+        if known(problem) is None:
             _log.error("platform call failed", path=path, request_id=self._request_id, exc_info=problem)
         if self._started:
             raise problem
-        body = json.dumps(platform_error(known, self._request_id)).encode()
+        body = json.dumps(platform_error(error, self._request_id)).encode()
         headers: list[Any] = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
-        headers += [(name.lower().encode(), value.encode()) for name, value in known.headers.items()]
-        await self.send({"type": "http.response.start", "status": known.status, "headers": headers})
+        headers += [(name.lower().encode(), value.encode()) for name, value in error.headers.items()]
+        await self.send({"type": "http.response.start", "status": error.status, "headers": headers})
         await self.send({"type": "http.response.body", "body": body})
 
 

@@ -69,6 +69,8 @@ class Logs:
         self._buffer: list[bytes] = []
         self._unsaved: list[bytes] = []
         self._loop = asyncio.get_running_loop()
+        self._held: list[bytes] = []
+        """Lines that neither the store nor the spool could take: the disk is full."""
         self._lost: Counter[tuple[str, str]] = Counter()
         self.lost = 0
         """Lines lost since the start, because neither the store nor the spool had room."""
@@ -172,6 +174,8 @@ class Logs:
             await asyncio.wait({self._task})
         while self._buffer:
             await self._flush()
+        held, self._held = self._held, []
+        await self._to_spool(held)
         self._ahead.close()
 
     async def barrier(self) -> None:
@@ -231,6 +235,8 @@ class Logs:
             await self._to_spool(batch)
         elif batch:
             await self._insert(batch)
+        if self._held and self._up.is_set() and await self._again(self._held):
+            self._held = []
         self._ahead.settled(self._taken - len(self._buffer))
         if self._ahead.left and self._up.is_set():
             await self._from_ahead()
@@ -240,7 +246,7 @@ class Logs:
             return False
         self._delivered = self._taken - len(self._buffer)
         self._say_lost()
-        if self._buffer:
+        if self._buffer or self._held:
             self._wanted.set()
         return True
 
@@ -264,12 +270,19 @@ class Logs:
         try:
             kept = await asyncio.to_thread(self._spool.append, batch)
         except OSError as problem:
-            log.error("spool of log lines cannot be written", problem=str(problem))
-            kept = 0
+            kept = self._hold(batch, problem)
         for line in batch[kept:]:
             row = msgspec.json.decode(line, type=LogRow)
             self._lost[row.app, row.source] += 1
             self.lost += 1
+
+    def _hold(self, batch: list[bytes], problem: OSError) -> int:
+        """Keep lines in memory until the disk has room again, within a bound; how many of them."""
+        if not self._held:
+            log.error("spool of log lines cannot be written", problem=str(problem))
+        kept = 0 if self._stopping else max(0, MOST_IN_MEMORY - len(self._held))
+        self._held += batch[:kept]
+        return kept
 
     async def _from_ahead(self) -> None:
         """What a killed process took and did not deliver, into the store."""
