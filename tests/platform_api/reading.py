@@ -80,5 +80,5 @@ class Follower(threading.Thread):
             time.sleep(0.02)
 
     def end(self) -> None:
+        """Let go at the next line, or when there is none for a second. Does not wait for it."""
         self._ending.set()
-        self.join(5)

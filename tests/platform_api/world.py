@@ -19,8 +19,13 @@ from tests.serving import ROOT, Server, serving
 
 ECHO = ROOT / "examples" / "echo" / "app.py"
 HELLO = ROOT / "examples" / "hello" / "app.py"
-RATES = {"VARVEL_RATE_LIMIT": "0", "VARVEL_METRICS_CACHE": "0", "VARVEL_EGRESS_PRIVATE": "true"}
-"""Tests call faster than the default allows, and fetch from this machine."""
+SETTINGS = {
+    "VARVEL_RATE_LIMIT": "0",
+    "VARVEL_METRICS_CACHE": "0",
+    "VARVEL_EGRESS_PRIVATE": "true",
+    "VARVEL_USAGE_TICK": "1",
+}
+"""Tests call faster than the default allows, wait for nothing that is cached, and fetch from this machine."""
 
 
 @dataclass
@@ -88,7 +93,7 @@ def finished(client: httpx.Client, app: str, request_id: str, timeout: float = 3
 @contextmanager
 def world(folder: Path) -> Iterator[World]:
     """A server in `folder`, with the first owner's ADMIN key as `me`."""
-    with serving(folder / "data", "--no-examples", environ=RATES) as server:
+    with serving(folder / "data", "--no-examples", environ=SETTINGS) as server:
         made = World(server, {"me": server.key})
         with made.wire:
             yield made
