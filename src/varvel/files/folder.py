@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import stat
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -162,11 +163,11 @@ class FolderStore:
         await self._thread(self._target, owner, path)
         sink = await self._receive(chunks, limit)
         try:
-            version, sums = await self._thread(sink.finish)
+            _, sums = await self._thread(sink.finish)
             found = await self._thread(self._place, sink.path, owner, path)
         finally:
             await self._thread(sink.discard)
-        self._sums.put(owner, [(version, sums)])
+        self._sums.put(owner, [(found.version, sums)])
         return self._entry(owner, path.name, found)
 
     async def unpack(self, owner: str, path: StoragePath, chunks: AsyncIterator[bytes], limit: int) -> bool:
@@ -393,7 +394,15 @@ class FolderStore:
         except OSError as problem:
             raise FolderNotEmpty(f"{path} is not empty; say recursive to delete all that is in it") from problem
         aside = self._incoming / f"{ids.uuid7()}.tree"
-        target.rename(aside)
+        try:
+            target.rename(aside)
+        except OSError as problem:
+            if problem.errno == errno.EBUSY:
+                raise InTheWay(f"{path} is a file system of its own") from problem
+            if problem.errno != errno.EXDEV:
+                raise
+            aside = target.with_name(f".{aside.name}")
+            target.rename(aside)
         return aside
 
     def _rename(self, owner: str, source: StoragePath, target: StoragePath) -> None:
@@ -407,7 +416,12 @@ class FolderStore:
             raise InTheWay(f"{target} is a folder")
         if goal.exists() and origin.is_dir() and not origin.is_symlink():
             raise InTheWay(f"{target} is a file")
-        incoming.place(origin, goal)
+        try:
+            incoming.place(origin, goal)
+        except OSError as problem:
+            if problem.errno != errno.EBUSY:
+                raise
+            raise InTheWay(f"{source} is a file system of its own") from problem
         incoming.sync_folder(origin.parent)
 
     def _walk(self, owner: str, path: StoragePath) -> tuple[Path, list[_Found]]:

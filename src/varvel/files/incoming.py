@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
+from varvel import ids
 from varvel.errors import StorageFull, TooLarge
 from varvel.files.checksums import Checksums, Digest, Version, version_of
 from varvel.files.store import InTheWay
@@ -70,7 +71,7 @@ def place(source: Path, target: Path) -> None:
     """Move a finished file to `target`, in one step, and make that last. Raises `InTheWay`, `StorageFull`."""
     try:
         guarded(_make_folders, target.parent)
-        guarded(os.replace, source, target)
+        guarded(move, source, target)
     except (FileExistsError, NotADirectoryError) as problem:
         raise InTheWay(f"A part of the path of {target.name} is a file") from problem
     except IsADirectoryError as problem:
@@ -93,8 +94,8 @@ def place_tree(source: Path, target: Path, aside: Path) -> None:
             goal, kept = target / path, aside / str(number)
             had = goal.is_symlink() or goal.exists()
             if had:
-                os.link(goal, kept, follow_symlinks=False)
-            guarded(os.replace, source / path, goal)
+                guarded(_keep, goal, kept)
+            guarded(move, source / path, goal)
             done.append((goal, kept if had else None))
     except BaseException as problem:
         _put_back(done)
@@ -113,13 +114,67 @@ def finish_tree(source: Path, target: Path) -> None:
     for folder in _folders(source):
         _make_folders(target / folder)
     for path in _files(source):
-        (source / path).replace(target / path)
+        move(source / path, target / path)
+
+
+def move(source: Path, target: Path) -> None:
+    """Move a file or folder, in one step as seen at `target`, also when that is on another file system."""
+    try:
+        source.replace(target)
+    except OSError as problem:
+        if problem.errno != errno.EXDEV:
+            raise
+    else:
+        return
+    beside = target.with_name(f".{ids.uuid7()}.coming")
+    try:
+        _copy(source, beside)
+        beside.replace(target)
+    except BaseException:
+        _remove(beside)
+        raise
+    _remove(source)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a file or folder with its times, and sync the data."""
+    if source.is_dir() and not source.is_symlink():
+        shutil.copytree(source, target, symlinks=True, copy_function=_copy_file)
+    else:
+        _copy_file(source, target)
+
+
+def _copy_file(source: str | Path, target: str | Path) -> None:
+    shutil.copy2(source, target, follow_symlinks=False)
+    if not Path(target).is_symlink():
+        descriptor = os.open(target, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _keep(goal: Path, kept: Path) -> None:
+    """Another name for a file that is about to be replaced; a copy where a name cannot lead to it."""
+    try:
+        os.link(goal, kept, follow_symlinks=False)
+    except OSError as problem:
+        if problem.errno != errno.EXDEV:
+            raise
+        _copy_file(goal, kept)
 
 
 def _put_back(done: Sequence[tuple[Path, Path | None]]) -> None:
     for goal, kept in reversed(done):
         if kept is not None:
-            kept.replace(goal)
+            move(kept, goal)
         else:
             goal.unlink()
 
