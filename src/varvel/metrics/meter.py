@@ -117,11 +117,12 @@ def _subtract(into: dict[_K, int], counts: dict[_K, int]) -> None:
 
 
 def _by_app(received: _Received, completed: _Completed) -> dict[str, Traffic]:
-    traffic: dict[str, Traffic] = {}
+    names = dict.fromkeys(key[0] for counts in (received, completed) for key in counts)
+    traffic = {app: Traffic() for app in names}
     for (app, method), count in received.items():
-        traffic.setdefault(app, Traffic()).received[method] = count
+        traffic[app].received[method] = count
     for (app, method, status, bucket), count in completed.items():
-        own = traffic.setdefault(app, Traffic())
+        own = traffic[app]
         own.completed[method, status] = own.completed.get((method, status), 0) + count
         own.buckets[bucket] += count
     return traffic

@@ -8,7 +8,6 @@ with `varvel_` are counters and a histogram in the usual sense, from the start o
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -28,6 +27,9 @@ _STATES = {
     RunnerState.TERMINATING: "running",
     RunnerState.TERMINATED: "dead",
 }
+
+
+_SHOWN = ("dead", "pending", "running")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,16 +62,21 @@ class _Family:
 
 def escaped(value: str) -> str:
     """A label's value as the text format wants it between its quotes."""
+    if value.isalnum():
+        return value
     return value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
 
 
 def _runners(row: _Row) -> Iterator[str]:
     sample, application = row
-    counts = Counter((runner.machine_type, _STATES[runner.state]) for runner in sample.runners)
-    for state in ("pending", "running", "dead"):
-        counts.setdefault((sample.machine_type, state), 0)
-    for (machine, state), count in sorted(counts.items()):
-        yield f'fal_app_runners{{{application},machine_type="{escaped(machine)}",state="{state}"}} {count}'
+    counts = {sample.machine_type: dict.fromkeys(_SHOWN, 0)}
+    for runner in sample.runners:
+        states = counts.get(runner.machine_type) or counts.setdefault(runner.machine_type, dict.fromkeys(_SHOWN, 0))
+        states[_STATES[runner.state]] += 1
+    for machine, states in sorted(counts.items()):
+        head = f'fal_app_runners{{{application},machine_type="{escaped(machine)}",state="'
+        for state, count in states.items():
+            yield f'{head}{state}"}} {count}'
 
 
 def _gauge(name: str, value: Callable[[AppSample], float]) -> Callable[[_Row], Iterable[str]]:
