@@ -181,13 +181,18 @@ def _samples(text: str) -> int:
     return sum(len(family.samples) for family in text_string_to_metric_families(text))
 
 
+def bench(rounds: int = 21, count: int = 1000) -> str:
+    """The whole suite."""
+    with tempfile.TemporaryDirectory(prefix="varvel-metrics-") as folder:
+        return asyncio.run(run(count, rounds, Path(folder)))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--apps", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=21)
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="varvel-metrics-") as folder:
-        print(asyncio.run(run(given.apps, given.rounds, Path(folder))))
+    print(bench(given.rounds, given.apps))
 
 
 if __name__ == "__main__":

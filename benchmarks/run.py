@@ -1,6 +1,6 @@
 """Runs the benchmarks and prints their pages, which are also written to `benchmarks/results/`.
 
-python -m benchmarks.run [sync] [queue] [cold] [up] [--rounds N] [--short]
+python -m benchmarks.run [sync] [queue] [cold] [up] [store] [files] [metrics] [--rounds N] [--short]
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 
-from benchmarks import cold, queue, sides, sync, up
+from benchmarks import cold, files, metrics_page, queue, sides, store_scale, sync, up
 
 LOCK = sides.HERE / "requirements-peers.lock"
 SUITES: dict[str, Callable[[int, bool], str]] = {
@@ -21,12 +21,19 @@ SUITES: dict[str, Callable[[int, bool], str]] = {
     "queue": lambda rounds, short: queue.run(rounds, seconds=1 if short else 5),
     "cold": lambda rounds, short: cold.run(rounds),
     "up": lambda rounds, short: up.run(rounds),
+    "store": lambda rounds, short: store_scale.bench(rounds + 4, (100_000,) if short else store_scale.SIZES),
+    "files": lambda rounds, short: files.run(rounds, 64, 500) if short else files.run(rounds),
+    "metrics": lambda rounds, short: metrics_page.bench(rounds * 4 + 1),
 }
+LONG = frozenset({"store", "files", "metrics"})
+"""What runs only when it is named: it takes minutes and gigabytes, or needs no peers."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("suite", nargs="*", help=f"of {', '.join(SUITES)}; all of them without one")
+    parser.add_argument(
+        "suite", nargs="*", help=f"of {', '.join(SUITES)}; without one all but {', '.join(sorted(LONG))}"
+    )
     parser.add_argument("--rounds", type=int, help="turns that the sides take; 5, or 1 with --short")
     parser.add_argument("--short", action="store_true", help="see that it works; the figures mean little")
     arguments = parser.parse_args()
@@ -36,7 +43,7 @@ def main() -> None:
     if shutil.which("wrk") is None:
         parser.error("wrk is not installed; `sh tools/peers.sh bench` does it")
     rounds = arguments.rounds or (1 if arguments.short else 5)
-    suites = arguments.suite or list(SUITES)
+    suites = arguments.suite or [name for name in SUITES if name not in LONG]
     if "sync" in suites:
         peers()
     for name in suites:

@@ -17,7 +17,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -211,7 +211,7 @@ def bare(question: Question, asked: list[Statement], items: list[Any]) -> list[S
     pages = [statement for statement in asked if "low" in statement[1] or "start" in statement[1]]
     (_, first), (sql, params) = pages[0], pages[-1]
     low, high, shown = ("low", "high", "timestamp") if "low" in params else ("start", "end", "ended_at")
-    newest = int(first.get("last_ended", first[high]))
+    newest: int = first["last_ended"] if "last_ended" in first else first[high]
     first_in_range: int = params[low]
     full = len(items) == question.params["limit"]
     oldest = _micros(items[-1][shown]) if full else first_in_range
@@ -252,7 +252,7 @@ async def measure(
     return found
 
 
-async def run(sizes: list[int], rounds: int, folder: Path) -> str:
+async def run(sizes: Sequence[int], rounds: int, folder: Path) -> str:
     """Every size in a store of its own."""
     raw: list[dict[str, Any]] = []
     columns: list[dict[str, Times]] = []
@@ -272,7 +272,7 @@ async def run(sizes: list[int], rounds: int, folder: Path) -> str:
     return write("store_scale", raw, page(asked, sizes, columns))
 
 
-def page(asked: list[Question], sizes: list[int], columns: list[dict[str, Times]]) -> str:
+def page(asked: list[Question], sizes: Sequence[int], columns: list[dict[str, Times]]) -> str:
     """A line a question: our call at each size, and at the largest the bare SQL and what we add to it."""
     head = ["call, ms: median (min-max)", *(f"{rows:,} rows" for rows in sizes), "bare SQL", "we add", "goal"]
     if len(columns) > 1:
@@ -296,13 +296,18 @@ def _sizes(text: str) -> list[int]:
     return [int(part) for part in text.split(",")]
 
 
+def bench(rounds: int = 9, sizes: Sequence[int] = SIZES) -> str:
+    """The whole suite."""
+    with tempfile.TemporaryDirectory(prefix="varvel-scale-") as folder:
+        return asyncio.run(run(sizes, rounds, Path(folder)))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=_sizes, default=list(SIZES), help="sizes, with commas between them")
     parser.add_argument("--rounds", type=int, default=9)
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="varvel-scale-") as folder:
-        print(asyncio.run(run(arguments.rows, arguments.rounds, Path(folder))))
+    print(bench(arguments.rounds, arguments.rows))
 
 
 if __name__ == "__main__":
