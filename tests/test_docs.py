@@ -17,7 +17,7 @@ from typer.main import get_command
 
 from tests.serving import ROOT, VARVEL, Server, serving
 from varvel.cli.connection import find_place
-from varvel.cli.main import app
+from varvel.cli.main import build
 from varvel.platform.analytics_sql import METRICS
 from varvel.settings import Settings, environment_name
 
@@ -106,7 +106,7 @@ def test_every_word_of_make_on_a_page_is_a_target(page: Path) -> None:
 
 def _exists(words: list[str]) -> bool:
     """Whether the words begin with a command; in a group, with one of it or with nothing more."""
-    here: Any = get_command(app)
+    here: Any = get_command(build())
     for word in words:
         inner = getattr(here, "commands", None)
         if inner is None:

@@ -12,7 +12,7 @@ from typing import Any, get_type_hints
 
 import typer
 
-from varvel.cli.main import app
+from varvel.cli.main import build
 from varvel.cli.session import SHARED
 from varvel.settings import Settings, environment_name
 
@@ -59,7 +59,7 @@ def _default(value: object) -> str:
 
 def cli_page() -> str:
     """Every command with its arguments and options."""
-    root: Any = typer.main.get_command(app)
+    root: Any = typer.main.get_command(build())
     context = root.make_context("varvel", ["--version"], resilient_parsing=True)
     shared = {parameter.name: parameter for parameter in root.commands["doctor"].params if parameter.name in SHARED}
     head = CLI_HEAD.format(help=_cleaned(root.help), shared="\n".join(_row(shared[name]) for name in SHARED))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
+from importlib import import_module
 from typing import Annotated
 
 import typer
@@ -10,26 +12,6 @@ from rich.console import Console
 from rich.markup import escape
 
 from varvel import __version__
-from varvel.cli import (
-    analytics,
-    apps,
-    call,
-    demo,
-    deploy,
-    doctor,
-    drains,
-    export,
-    files,
-    keys,
-    logs,
-    owners,
-    queue,
-    requests,
-    runners,
-    up,
-    usage,
-    watch,
-)
 from varvel.cli.connection import INTERRUPTED, Failure
 
 HELP = """Run Python apps on your own machines, call them through a queue, and look after them.
@@ -38,22 +20,47 @@ Exit codes: 0 it worked; 1 it failed (the app answered an error, a deployment wa
 2 wrong usage; 3 no server answers; 4 the key does not allow it; 5 there is no such thing; 130 Ctrl-C.
 """
 
-app = typer.Typer(name="varvel", help=HELP, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
-for command in (up.up, demo.demo, deploy.deploy, call.call, logs.logs, requests.requests, analytics.analytics):
-    app.command()(command)
-for command in (apps.events, apps.revisions, runners.runners, watch.metrics, usage.usage, usage.billing):
-    app.command()(command)
-for command in (export.focus, export.export, watch.meta, doctor.doctor):
-    app.command()(command)
-app.add_typer(apps.group, name="apps")
-app.add_typer(files.group, name="files")
-app.add_typer(queue.group, name="queue")
-app.add_typer(drains.group, name="drains")
-app.add_typer(keys.group, name="keys")
-app.add_typer(owners.group, name="owners")
+COMMANDS = {
+    "up": "up",
+    "demo": "demo",
+    "deploy": "deploy",
+    "call": "call",
+    "logs": "logs",
+    "requests": "requests",
+    "analytics": "analytics",
+    "events": "apps",
+    "revisions": "apps",
+    "runners": "runners",
+    "metrics": "watch",
+    "usage": "usage",
+    "billing": "usage",
+    "focus": "export",
+    "export": "export",
+    "meta": "watch",
+    "doctor": "doctor",
+}
+"""Each command and its module, in the order of the help. A module is imported when its command is the one that runs."""
+GROUPS = ("apps", "files", "queue", "drains", "keys", "owners")
+"""Commands that have commands of their own, each in a module of its name."""
 
 
-@app.callback(invoke_without_command=True)
+ALL = (*COMMANDS, *GROUPS)
+
+
+def build(names: Iterable[str] = ALL) -> typer.Typer:
+    """The command line with these of its commands."""
+    app = typer.Typer(
+        name="varvel", help=HELP, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False
+    )
+    for name in names:
+        if name in GROUPS:
+            app.add_typer(import_module(f"varvel.cli.{name}").group, name=name)
+        else:
+            app.command()(getattr(import_module(f"varvel.cli.{COMMANDS[name]}"), name))
+    app.callback(invoke_without_command=True)(_root)
+    return app
+
+
 def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
     if version:
         typer.echo(f"varvel {__version__}")
@@ -67,7 +74,9 @@ def main() -> None:
 
 def run(arguments: list[str]) -> int:
     """Run one command; its exit code. Errors of a command are one message on stderr, never a traceback."""
+    first = arguments[0] if arguments else ""
     try:
+        app = build([first]) if first in COMMANDS or first in GROUPS else build([] if first == "--version" else ALL)
         app(arguments)
     except Failure as problem:
         _complain(problem.message)
