@@ -51,8 +51,7 @@ class WriteAhead:
         self._files = [_File(folder / f"{number}.ahead") for number in (first, first + 1)]
         self._each = bound // 2
         self._settled = 0
-        self.missed = 0
-        """Lines that were not written down, because there was no room: those that a crash would lose."""
+        self._missed = 0
 
     def write(self, lines: list[bytes], newest: int) -> None:
         """Keep lines until `settled` is told of `newest`, the number of the last of them. Never raises."""
@@ -60,7 +59,7 @@ class WriteAhead:
         data = b"\n".join(lines)
         piece = _HEAD.pack(file.turn, len(data), zlib.crc32(data)) + data
         if file.fd < 0 or file.end + len(piece) > self._each:
-            self.missed += len(lines)
+            self._missed += len(lines)
             return
         try:
             written = os.pwrite(file.fd, piece, file.end)
@@ -70,7 +69,12 @@ class WriteAhead:
             file.end += written
             file.newest = newest
         else:
-            self.missed += len(lines)
+            self._missed += len(lines)
+
+    def take_missed(self) -> int:
+        """How many lines were not written down since this was last asked, for there was no room."""
+        missed, self._missed = self._missed, 0
+        return missed
 
     def turn(self) -> None:
         """Let new lines go to the other file, if that is free."""

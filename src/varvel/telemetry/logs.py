@@ -238,6 +238,8 @@ class Logs:
         if self._held and self._up.is_set() and await self._again(self._held):
             self._held = []
         self._ahead.settled(self._taken - len(self._buffer))
+        if missed := self._ahead.take_missed():
+            log.warning("log lines were not written down before they were delivered: no room", lines=missed)
         if self._ahead.left and self._up.is_set():
             await self._from_ahead()
         elif self._spool and self._up.is_set():
