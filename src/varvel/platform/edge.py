@@ -5,6 +5,7 @@ Plain ASGI around the FastAPI app, so that an unknown caller's body is never rea
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ from varvel.errors import (
     known,
     platform_error,
 )
+from varvel.platform.leaving import Patience
 
 if TYPE_CHECKING:
     from varvel.auth.limits import RateLimits
@@ -63,18 +65,24 @@ class Edge:
         state["request_id"] = ids.uuid7()
         state["head"] = scope["method"] == "HEAD"
         reply = _Reply(send, state["request_id"], state["head"])
+        client = Patience(scope, receive, lambda: reply.started)
         try:
             state["caller"] = self._admit(scope, reply)
             if "\n" in scope["path"] and scope["path"].startswith(FILES):
                 # The router's patterns end at a line, so that it would say that there is no such operation.
                 raise InvalidRequest("A path may not contain control characters")
             inner = {**scope, "method": "GET"} if state["head"] else scope
-            await self._app(inner, self._limited(scope, receive), reply.send)
+            await self._app(inner, self._limited(scope, client.receive), reply.send)
         except ClientDisconnect:
             # Nobody is there to be answered.
             return
+        except asyncio.CancelledError:
+            if not client.took():
+                raise
         except Exception as problem:
             await reply.fail(problem, scope["path"])
+        finally:
+            client.stop()
 
     def _admit(self, scope: Scope, reply: _Reply) -> Caller | None:
         header = _header(scope, b"authorization")
@@ -124,12 +132,12 @@ class _Reply:
         self._send = send
         self._request_id = request_id
         self._head = head
-        self._started = False
+        self.started = False
         self.headers: list[tuple[bytes, bytes]] = [(b"x-request-id", request_id.encode())]
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            self._started = True
+            self.started = True
             message = {**message, "headers": [*message.get("headers", ()), *self.headers]}
         elif message["type"] == "http.response.body" and self._head:
             message = {**message, "body": b""}
@@ -140,7 +148,7 @@ class _Reply:
         error = known(problem) or VarvelError("An unexpected error occurred")
         if known(problem) is None:
             _log.error("platform call failed", path=path, request_id=self._request_id, exc_info=problem)
-        if self._started:
+        if self.started:
             raise problem
         body = json.dumps(platform_error(error, self._request_id)).encode()
         headers: list[Any] = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
