@@ -221,6 +221,7 @@ SETTINGS fsync_after_insert = 1, fsync_part_directory = 1;
 
 -- A search for words goes through the index when it is written hasAllTokens(lower(message), {words:String}) with
 -- the words in lower case; any other search reads the messages of its time range.
+-- The granules are small because the lines of a search lie far apart, and each is read with its whole granule.
 -- A label: labels['fal_request_id'] = 'x' (add has(mapValues(labels), 'x') to use the index).
 CREATE TABLE IF NOT EXISTS logs (
     ts Int64 CODEC(Delta, ZSTD(1)),
@@ -234,14 +235,14 @@ CREATE TABLE IF NOT EXISTS logs (
     source LowCardinality(String),
     message String CODEC(ZSTD(1)),
     labels Map(LowCardinality(String), String) CODEC(ZSTD(1)),
-    INDEX by_request request_id TYPE bloom_filter(0.01) GRANULARITY 1,
-    INDEX by_job job_id TYPE bloom_filter(0.01) GRANULARITY 1,
+    INDEX by_request request_id TYPE bloom_filter(0.01) GRANULARITY 8,
+    INDEX by_job job_id TYPE bloom_filter(0.01) GRANULARITY 8,
     INDEX by_label mapValues(labels) TYPE bloom_filter(0.01) GRANULARITY 1,
-    INDEX by_level level TYPE set(16) GRANULARITY 1,
-    INDEX by_app app TYPE set(100) GRANULARITY 1,
+    INDEX by_level level TYPE set(16) GRANULARITY 4,
+    INDEX by_app app TYPE set(100) GRANULARITY 4,
     INDEX by_word lower(message) TYPE text(tokenizer = splitByNonAlpha)
 )
 ENGINE = MergeTree
 PARTITION BY toYYYYMMDD(fromUnixTimestamp64Micro(ts, 'UTC'))
 ORDER BY ts
-SETTINGS fsync_after_insert = 1, fsync_part_directory = 1;
+SETTINGS index_granularity = 1024, fsync_after_insert = 1, fsync_part_directory = 1;
