@@ -17,6 +17,7 @@ from varvel.cli.logs import label_filter
 from varvel.cli.resume import MOST_PARTS, PART, Piece, patiently, plan
 from varvel.cli.times import later, moment
 from varvel.cli.up import setting_flags
+from varvel.lock import DataFolderLock
 from varvel.settings import Settings
 
 NOBODY = ["--url", "http://127.0.0.1:9"]
@@ -65,6 +66,19 @@ def test_a_data_folder_with_a_broken_settings_file_is_told(tmp_path: Path, capsy
     (tmp_path / "varvel.toml").write_text("colour = 1\n")
     assert main.run(["up", "--data", str(tmp_path)]) == 1
     assert "colour" in capsys.readouterr().err
+
+
+def test_a_control_port_is_taken_and_said_to_be_only_reserved(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lock = DataFolderLock(tmp_path)
+    try:
+        assert main.run(["up", "--data", str(tmp_path), "--control-port", "9999"]) == 1
+    finally:
+        lock.release()
+    told = capsys.readouterr().err
+    assert "nothing will listen on control port 9999" in told
+    assert "in use" in told
 
 
 def test_the_key_comes_from_the_flag_then_the_environment_then_the_data_folder(

@@ -26,17 +26,20 @@ def analytics(
     timezone: Annotated[str | None, typer.Option(help="Such as Europe/Berlin; default UTC.")] = None,
     since: Annotated[str | None, typer.Option(help="15m, 2h, 7d, or an ISO time; default 24 hours.")] = None,
     until: Annotated[str | None, typer.Option(help="Up to then.")] = None,
+    env: Annotated[str | None, typer.Option(help="All apps of this environment instead of main.")] = None,
+    whole: Annotated[bool, typer.Option(help="Widen the time to whole buckets.")] = True,
 ) -> None:
     """Requests, errors and durations, by time bucket."""
     wanted = metric or METRICS
     kind = "summary" if summary else "time_series"
     params = {
-        "endpoint_id": endpoint or all_apps(session),
+        "endpoint_id": endpoint or all_apps(session, env),
         "expand": [kind, *wanted],
         "timeframe": timeframe,
         "timezone": timezone,
         "start": moment(since),
         "end": moment(until),
+        "bound_to_timeframe": str(whole).lower(),
     }
     found: Any
     if summary:

@@ -52,6 +52,7 @@ def focus(
     until: Until = None,
     timeframe: Annotated[str | None, typer.Option(help="minute, hour, day, week, month.")] = None,
     timezone: Annotated[str | None, typer.Option(help="Such as Europe/Berlin; default UTC.")] = None,
+    whole: Annotated[bool, typer.Option(help="Widen an estimate's time to whole buckets.")] = True,
     output: Output = None,
 ) -> None:
     """What you are charged, as CSV in FOCUS 1.2 columns. Needs an ADMIN key.
@@ -65,6 +66,7 @@ def focus(
         "end": moment(until),
         "timeframe": timeframe,
         "timezone": timezone,
+        "bound_to_timeframe": str(whole).lower(),
     }
     save(session, "/v1/account/focus", invoiced if month or issued else estimate, output)
 

@@ -26,12 +26,13 @@ def requests(
     since: Annotated[str | None, typer.Option(help="15m, 2h, 7d, or an ISO time; default 24 hours.")] = None,
     until: Annotated[str | None, typer.Option(help="Up to then.")] = None,
     sort: Annotated[str | None, typer.Option(help="ended_at (newest first) or duration (longest first).")] = None,
+    env: Annotated[str | None, typer.Option(help="All apps of this environment instead of main.")] = None,
     payloads: Annotated[bool, typer.Option(help="With input and output (--json).")] = False,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1)] = 50,
 ) -> None:
     """Finished requests with status, times and billable units."""
     params = {
-        "endpoint_id": endpoint or all_apps(session),
+        "endpoint_id": endpoint or all_apps(session, env),
         "status": status,
         "request_id": request,
         "start": moment(since),
@@ -44,11 +45,11 @@ def requests(
     session.show(found, lambda: _table(found))
 
 
-def all_apps(session: Session) -> list[str]:
-    """Ids of the caller's apps, as many as one query takes. Raises `Failure` when there are none."""
-    found = [str(app["endpoint_id"]) for app in session.server.get("/v1/serverless/apps")["apps"]]
+def all_apps(session: Session, env: str | None = None) -> list[str]:
+    """Ids of the caller's apps in an environment, as many as one query takes. Raises `Failure` when there are none."""
+    found = [str(app["endpoint_id"]) for app in session.server.get("/v1/serverless/apps", environment=env)["apps"]]
     if not found:
-        raise Failure("you have no apps yet: 'varvel deploy FILE.py' makes one", USAGE)
+        raise Failure(f"you have no apps{f' in {env}' if env else ' yet'}: 'varvel deploy FILE.py' makes one", USAGE)
     if len(found) > MOST_ENDPOINTS:
         session.say(f"of the first {MOST_ENDPOINTS} of {len(found)} apps; name others", "yellow")
     return found[:MOST_ENDPOINTS]

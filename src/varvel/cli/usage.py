@@ -20,6 +20,7 @@ def usage(
     timezone: Annotated[str | None, typer.Option(help="Such as Europe/Berlin; default UTC.")] = None,
     since: Annotated[str | None, typer.Option(help="15m, 2h, 7d, or an ISO time; default 24 hours.")] = None,
     until: Annotated[str | None, typer.Option(help="Up to then.")] = None,
+    whole: Annotated[bool, typer.Option(help="Widen the time to whole buckets.")] = True,
     summary: Annotated[bool, typer.Option(help="One row for the whole time.")] = False,
 ) -> None:
     """Machine-seconds of your runners and what they cost. Needs an ADMIN key."""
@@ -30,6 +31,7 @@ def usage(
         "timezone": timezone,
         "start": moment(since),
         "end": moment(until),
+        "bound_to_timeframe": str(whole).lower(),
         "expand": ["summary"] if summary else ["time_series"],
     }
     found: Any
