@@ -332,7 +332,7 @@ def _add_multipart(section: APIRouter, parts: PlatformParts) -> None:
         operation_id="listParts",
         summary="List the parts of an upload",
         response_model=UploadedParts,
-        responses=failures(404),
+        responses=failures(400, 404),
     )
     async def list_parts(caller: ApiCaller, upload_id: str) -> Response:
         """The parts that are stored, so that an interrupted upload can go on."""
