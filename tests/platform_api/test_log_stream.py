@@ -18,6 +18,8 @@ from tests.platform_api.reading import Follower, Lines, history
 from tests.platform_api.world import World
 
 KILLS = int(os.environ.get("VARVEL_KILLS", "2"))
+PRINTS = 100
+"""Lines of one request."""
 TALKER = """
 # /// script
 # dependencies = []
@@ -83,12 +85,12 @@ class Chatter(threading.Thread):
     def run(self) -> None:
         while not self.ending.is_set():
             try:
-                answer = self._client.post(f"/queue/{self._app}", json={"count": 200, "gap": 0.001}, timeout=2)
+                answer = self._client.post(f"/queue/{self._app}", json={"count": PRINTS, "gap": 0.002}, timeout=2)
                 if answer.status_code == 200:
                     self.accepted.append(answer.json()["request_id"])
             except httpx.TransportError:
                 pass
-            time.sleep(0.1)
+            time.sleep(0.2)
 
 
 def now(offset: float = 0.0) -> str:
@@ -103,7 +105,7 @@ def wait_until_done(client: httpx.Client, app: str, requests: list[str]) -> None
             time.sleep(0.05)
 
 
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(120 + 60 * KILLS)
 def test_a_stream_that_is_resumed_over_kills_of_the_server_has_no_gap_and_no_repeat(world: World, talker: str) -> None:
     params = {"app_id": talker, "start": now(-1)}
     dice = random.Random(7)
@@ -115,7 +117,7 @@ def test_a_stream_that_is_resumed_over_kills_of_the_server_has_no_gap_and_no_rep
             for _ in range(KILLS):
                 seen = len(follower.ids)
                 deadline = time.monotonic() + 30
-                while len(follower.ids) < seen + 200 and time.monotonic() < deadline:
+                while len(follower.ids) < seen + 2 * PRINTS and time.monotonic() < deadline:
                     time.sleep(0.01)
                 time.sleep(dice.random() * 0.4)
                 world.server.kill()
@@ -145,7 +147,7 @@ def assert_no_line_is_missing(kept: list[dict[str, Any]]) -> None:
     assert len(printed) > KILLS
     for numbers in printed.values():
         assert numbers == list(range(len(numbers)))
-    whole = {request_id for (request_id, _), numbers in printed.items() if len(numbers) == 200}
+    whole = {request_id for (request_id, _), numbers in printed.items() if len(numbers) == PRINTS}
     assert whole == {request_id for request_id, _ in printed}, "a request that ended has lost its last lines"
 
 
