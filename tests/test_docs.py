@@ -62,6 +62,13 @@ def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=NAMES)
+def test_every_module_that_a_page_names_is_there(page: Path) -> None:
+    named = set(re.findall(r"`([a-z_]+(?:/[a-z_]+)*\.py)`", page.read_text())) - {"app.py", "main.py", "greet/app.py"}
+    places = (ROOT, ROOT / "src", ROOT / "src" / "varvel")
+    assert not {name for name in named if not any((place / name).exists() for place in places)}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=NAMES)
 def test_every_variable_that_a_page_names_exists(page: Path) -> None:
     known = {environment_name(item.name) for item in fields(Settings)} | CLIENT_VARIABLES
     assert set(re.findall(r"\bVARVEL_[A-Z_]*[A-Z]\b", page.read_text())) <= known
