@@ -17,7 +17,7 @@ ALLOWED: dict[str, set[str]] = {
     "cli": {"server", "apps"},
     "control": {"apps", "auth", "platform", "runners", "telemetry"},
     "files": {"state"},
-    "gateway": {"apps", "auth", "billing", "metrics", "queue", "runners", "state", "telemetry"},
+    "gateway": {"apps", "auth", "billing", "http", "metrics", "queue", "runners", "state", "telemetry"},
     "logs": {"telemetry"},
     "metrics": {"apps", "queue", "runners"},
     "platform": {

@@ -13,4 +13,5 @@ from tests.faults import chaos
 def test_thirty_kills_under_load_lose_nothing_and_double_nothing(tmp_path: Path) -> None:
     verdict = chaos.run(tmp_path, 30, seed=20261123, pause=0.3)
     assert verdict.acknowledged > 300
+    assert verdict.answered > 20
     assert verdict.holds, str(verdict)
