@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import psutil
 from tests.serving import Server, free_ports
 
 from benchmarks.load import memory_mb
@@ -133,6 +134,21 @@ def listing(server: Server, folder: str) -> float:
     return took
 
 
+def scanning(folder: Path) -> float:
+    """Milliseconds to read the names and sizes of a folder, and nothing else."""
+    began = time.perf_counter()
+    with os.scandir(folder) as names:
+        found = [(entry.name, entry.stat().st_size) for entry in names]
+    assert len(found) == ENTRIES
+    return (time.perf_counter() - began) * 1000
+
+
+def cpu(pid: int) -> float:
+    """Seconds of CPU time that a process has spent."""
+    times = psutil.Process(pid).cpu_times()
+    return float(times.user + times.system)
+
+
 class Memory:
     """The largest PSS of a server's process itself while something is done, beside what it was before."""
 
@@ -164,7 +180,9 @@ def large(server: Server, size: int) -> Memory:
 def run(rounds: int = 5, megabytes: int = 512, large_megabytes: int = 5000) -> str:
     """Rounds of download, bare download, upload, hashing and listing; then the large file."""
     size = megabytes * 1_000_000
-    sides: dict[str, list[float]] = {name: [] for name in ("download", "bare", "upload", "hashing", "listing")}
+    sides: dict[str, list[float]] = {
+        name: [] for name in ("download", "bare", "upload", "hashing", "listing", "scanning", "cost")
+    }
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="varvel-files-")))
         server = Server(folder / "data", "--no-examples", environ={"VARVEL_RATE_LIMIT": "0"})
@@ -179,12 +197,17 @@ def run(rounds: int = 5, megabytes: int = 512, large_megabytes: int = 5000) -> s
         _settle(server)
         theirs = stack.enter_context(bare(mine / "one.bin"))
         for number in range(rounds + 1):
+            spent = cpu(server.pid)
+            uploaded = upload(server, "up.bin", size)
+            cost = (cpu(server.pid) - spent) / (size / 1e6)
             found = {
                 "download": download(f"{server.url}{API}/file/one.bin", server.headers, size),
                 "bare": download(theirs, {}, size),
-                "upload": upload(server, "up.bin", size),
+                "upload": uploaded,
                 "hashing": hashing(size),
+                "cost": cost * 1000,
                 "listing": listing(server, "many"),
+                "scanning": scanning(many),
             }
             for name, value in found.items():
                 sides[name] += [value] if number else []
@@ -205,7 +228,10 @@ def page(sides: dict[str, list[float]], memory: Memory, megabytes: int, large_me
          "uvicorn with FileResponse", ratio("download", "bare"), ">= 0.8"],
         [f"upload of {megabytes} MB, both checksums, synced, MB/s", spread(sides["upload"], 0),
          spread(sides["hashing"], 0), "both checksums alone", ratio("upload", "hashing"), ">= 0.8"],
-        [f"listing of {ENTRIES:,} entries with checksums, ms", spread(sides["listing"], 1), "", "", "", "<= 50"],
+        [f"listing of {ENTRIES:,} entries with checksums, ms", spread(sides["listing"], 1),
+         spread(sides["scanning"], 1), "os.scandir and stat alone", ratio("listing", "scanning"), "<= 50"],
+        ["upload: CPU of the server, ms a MB", spread(sides["cost"]),
+         spread([1000 / rate for rate in sides["hashing"]]), "time of both checksums alone", "", ""],
         [f"{large_megabytes:,} MB up and down: memory of the server, MB", f"{memory.most:.0f}",
          f"{memory.before:.0f}", "before", f"{memory.most - memory.before:+.0f} MB", "flat"],
     ]  # fmt: skip

@@ -99,6 +99,8 @@ class Store(StoreClient):
 
     healthy = True
     last_ts = 0
+    pid = 0
+    """Process of the engine."""
 
     async def barrier(self) -> None: ...
 
@@ -118,6 +120,7 @@ async def engine(folder: Path, kind: type[S]) -> AsyncIterator[S]:
     assert process.stdout is not None
     process.stdout.readline()
     store = kind(socket, timeout=600)
+    store.pid = process.pid
     try:
         yield store
     finally:

@@ -19,12 +19,13 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
 import httpx
+import psutil
 
 from benchmarks.report import spread, table, write
 from benchmarks.store_fill import DAYS, LOG_DAYS, NEWEST_CALL, Store, engine, fill
@@ -89,6 +90,8 @@ class Times:
 
     api: list[float] = field(default_factory=list)
     sql: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+    """Of the call, server and engine together; counted in steps of 10 ms, so only its mean says something."""
 
     @property
     def added(self) -> list[float]:
@@ -225,6 +228,12 @@ def _micros(text: str) -> int:
     return int(datetime.fromisoformat(text).astimezone(UTC).timestamp() * 1e6)
 
 
+def _cpu(engine_pid: int) -> float:
+    """Milliseconds of CPU time that this process and the engine have spent."""
+    times = psutil.Process(engine_pid).cpu_times()
+    return (float(times.user + times.system) + time.process_time()) * 1000
+
+
 async def measure(
     store: Recorded, client: httpx.AsyncClient, asked: list[Question], rounds: int, note: Callable[[str], None]
 ) -> dict[str, Times]:
@@ -234,9 +243,9 @@ async def measure(
     for number in range(rounds + 1):
         for question in asked:
             store.asked = []
-            began = time.perf_counter()
+            spent, began = _cpu(store.pid), time.perf_counter()
             answer = await question.call(client, cursors[question.name])
-            took = (time.perf_counter() - began) * 1000
+            took, used = (time.perf_counter() - began) * 1000, _cpu(store.pid) - spent
             assert answer.status_code == 200, answer.text
             body = answer.json()
             items = body.get("items", body) if isinstance(body, dict) else body
@@ -247,8 +256,9 @@ async def measure(
             if number:
                 found[question.name].api.append(took)
                 found[question.name].sql.append(alone)
+                found[question.name].cpu.append(used)
             else:
-                note(f"{question.name}: {took:.1f} ms, {len(items)} items")
+                note(f"{question.name}: {took:.1f} ms")
     return found
 
 
@@ -268,13 +278,20 @@ async def run(sizes: Sequence[int], rounds: int, folder: Path) -> str:
             asked = [*request_questions(end), *analytics_questions(end), *await log_questions(store, end)]
             found = await measure(store, client, asked, rounds, _note)
         columns.append(found)
-        raw += [{"rows": rows, "question": name, "api_ms": t.api, "sql_ms": t.sql} for name, t in found.items()]
+        raw += [{"rows": rows, "question": name, **asdict(times)} for name, times in found.items()]
     return write("store_scale", raw, page(asked, sizes, columns))
 
 
 def page(asked: list[Question], sizes: Sequence[int], columns: list[dict[str, Times]]) -> str:
     """A line a question: our call at each size, and at the largest the bare SQL and what we add to it."""
-    head = ["call, ms: median (min-max)", *(f"{rows:,} rows" for rows in sizes), "bare SQL", "we add", "goal"]
+    head = [
+        "call, ms: median (min-max)",
+        *(f"{rows:,} rows" for rows in sizes),
+        "bare SQL",
+        "we add",
+        "CPU, mean",
+        "goal",
+    ]
     if len(columns) > 1:
         head.insert(len(head) - 1, "last / first")
     lines = []
@@ -282,6 +299,7 @@ def page(asked: list[Question], sizes: Sequence[int], columns: list[dict[str, Ti
         mine = [found[question.name] for found in columns]
         line = [question.name, *(spread(times.api, 1) for times in mine)]
         line += [spread(mine[-1].sql, 1), spread(mine[-1].added, 1)]
+        line.append(f"{statistics.mean(mine[-1].cpu):.0f}")
         if len(columns) > 1:
             line.append(f"{statistics.median(mine[-1].api) / statistics.median(mine[0].api):.2f}")
         lines.append([*line, question.goal])
