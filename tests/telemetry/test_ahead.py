@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -84,6 +87,36 @@ def test_lines_beyond_the_bound_are_counted_and_later_ones_are_kept_again(tmp_pa
     ahead.write(lines(21, 1, 50), 21)
     assert ahead.take_missed() == 0
     assert left(tmp_path) == [21]
+
+
+@contextmanager
+def limited(what: int, most: int) -> Iterator[None]:
+    """The kernel refuses more, as a full disk does."""
+    soft, hard = resource.getrlimit(what)
+    resource.setrlimit(what, (most, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(what, (soft, hard))
+
+
+def test_a_disk_without_room_loses_nothing_but_what_it_had_no_room_for(tmp_path: Path) -> None:
+    ahead = WriteAhead(tmp_path, BIG)
+    ahead.write(lines(1, 2), 2)
+    with limited(resource.RLIMIT_FSIZE, 100):
+        ahead.write(lines(3, 1, 500), 3)
+    assert ahead.take_missed() == 1
+    ahead.write(lines(4, 1), 4)
+    assert left(tmp_path) == [1, 2, 4]
+
+
+def test_a_folder_that_takes_no_file_keeps_no_server_from_starting() -> None:
+    ahead = WriteAhead(Path("/proc/self"), BIG)
+    ahead.write(lines(1, 2), 2)
+    ahead.turn()
+    ahead.settled(2)
+    assert ahead.take_missed() == 2
+    ahead.close()
 
 
 def test_what_an_earlier_process_left_stays_until_it_is_forgotten(tmp_path: Path) -> None:

@@ -27,7 +27,10 @@ class _File:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError:  # a full disk keeps no server from starting
+            self.fd = -1
         self.turn = 1
         self.end = 0
         self.newest = 0
