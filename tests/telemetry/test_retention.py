@@ -17,6 +17,12 @@ def test_a_partition_goes_when_every_row_in_it_is_older_than_its_tables_days() -
     ]
 
 
+def test_a_partition_of_a_month_goes_with_its_last_day() -> None:
+    found = [("requests_closed", "202511"), ("requests_closed", "202512")]
+    assert expired(found, {"requests_closed": 10}, date(2026, 1, 10)) == [("requests_closed", "202511")]
+    assert expired(found, {"requests_closed": 10}, date(2026, 1, 11)) == found
+
+
 def test_tables_without_a_rule_are_never_dropped() -> None:
     assert expired([("notes", "20000101")], {"logs": 1}, date(2026, 1, 10)) == []
 
