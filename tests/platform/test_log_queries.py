@@ -65,7 +65,7 @@ CONDITIONS: tuple[dict[str, Any], ...] = (
 )
 
 
-@pytest.mark.parametrize("condition", CONDITIONS, ids=str)
+@pytest.mark.parametrize("condition", CONDITIONS, ids=[f"condition-{number}" for number in range(len(CONDITIONS))])
 async def test_the_store_and_the_live_test_agree_on_every_line(store: Any, condition: dict[str, Any]) -> None:
     owner = "agree"
     lines = rows(owner, 150)
