@@ -6,8 +6,10 @@ of. Examples are few and the same each time, so that this fits into CI; `VARVEL_
 
 from __future__ import annotations
 
+import gc
 import os
 import time
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -75,6 +77,10 @@ def session(world: World, schema: Any) -> Iterator[requests.Session]:
     with requests.Session() as made:
         made.headers["Authorization"] = f"Key {world.keys[OWNER]}"
         yield made
+    # The library's own checks call beside this session and leave their connections to the garbage collector.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 def steer(name: str, case: Case[Any], number: int, url: str) -> None:

@@ -21,27 +21,25 @@ def parent(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
+def warmed_parents() -> set[int]:
+    """Process ids of this process's warmed parents."""
+    return {
+        int(pid)
+        for task in Path("/proc/self/task").iterdir()
+        for pid in (task / "children").read_text().split()
+        if b"\0zygote\0" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    }
+
+
 async def warm(world: World, pool: LocalPool) -> int:
     """Bring the pool's parent up by a first runner; gives the parent's pid."""
+    before = warmed_parents()  # pools of other tests in this process may keep theirs
     app = world.app(ECHO, "first", max_concurrency=4)
     (await pool.acquire(app)).release()
-    children = Path(f"/proc/self/task/{os.getpid()}/children")
-    zygotes: list[int] = []
-
-    def found() -> bool:
-        zygotes[:] = [
-            int(pid)
-            for task in Path("/proc/self/task").iterdir()
-            for pid in (task / "children").read_text().split()
-            if b"\0zygote\0" in Path(f"/proc/{pid}/cmdline").read_bytes()
-        ]
-        return len(zygotes) == 1
-
-    assert children.exists()
-    await until(found)
+    await until(lambda: len(warmed_parents() - before) == 1)
     zygote = pool._placement._zygotes._kept[(sys.executable, "asgi")]  # type: ignore[union-attr]
     await until(lambda: zygote.ready, 30)
-    return zygotes[0]
+    return (warmed_parents() - before).pop()
 
 
 async def test_the_second_runner_is_forked_from_a_warmed_parent(world: World) -> None:
