@@ -1,18 +1,20 @@
-"""The echo app of the benchmarks, in LitServe with one worker. Runs in the peers' own environment."""
+"""The echo app of the benchmarks, in LitServe with one worker. Runs in the peers' own environment.
 
-from __future__ import annotations
+Without postponed annotations: the library reads those of `decode_request`, and wants none or a real `Request`.
+"""
 
 import sys
 from typing import Any
 
 import litserve
+from fastapi import Request
 
 
 class Echo(litserve.LitAPI):  # type: ignore[misc]  # the library has no types
     def setup(self, device: str) -> None:
         pass
 
-    def decode_request(self, request: Any) -> Any:
+    def decode_request(self, request: Request) -> Any:
         return request
 
     def predict(self, x: Any) -> Any:
