@@ -6,6 +6,8 @@ import asyncio
 import ssl
 from pathlib import Path
 
+import trustme
+
 from varvel import tls
 
 
@@ -53,3 +55,16 @@ def test_a_new_host_name_renews_the_certificate_under_the_same_ca(tmp_path: Path
 def test_private_keys_are_readable_by_their_owner_only(tmp_path: Path) -> None:
     tls.ensure(tmp_path, "127.0.0.1")
     assert {(tmp_path / name).stat().st_mode & 0o777 for name in ("ca.key", "server.key")} == {0o600}
+
+
+def test_apps_trust_this_server_beside_what_they_trust_anyway(tmp_path: Path) -> None:
+    other = trustme.CA()
+    other.cert_pem.write_to_path(tmp_path / "other.pem")
+    told = tls.trust(tmp_path / "tls", "127.0.0.1", {"SSL_CERT_FILE": str(tmp_path / "other.pem")})
+    assert set(told) == {"SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"}
+    trusted = ssl.create_default_context(cafile=told["SSL_CERT_FILE"]).get_ca_certs()
+    own = ssl.create_default_context(cafile=str(tmp_path / "tls" / "ca.pem")).get_ca_certs()
+    chosen = ssl.create_default_context(cafile=str(tmp_path / "other.pem")).get_ca_certs()
+    assert sorted(map(str, trusted)) == sorted(map(str, own + chosen))
+    usual = ssl.create_default_context(cafile=tls.trust(tmp_path / "tls", "127.0.0.1", {})["SSL_CERT_FILE"])
+    assert len(usual.get_ca_certs()) > 50

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import os
 import signal
 import socket
 import sys
@@ -29,6 +30,7 @@ from varvel.errors import VarvelError
 from varvel.files.archive import ArchiveLimits
 from varvel.files.folder import FolderStore
 from varvel.front import Front
+from varvel.gateway import app_uploads
 from varvel.gateway.app import Gateway
 from varvel.gateway.attempt import Attempts
 from varvel.gateway.webhooks import Signer, Webhooks
@@ -196,7 +198,16 @@ async def _parts(settings: Settings) -> AsyncIterator[_Parts]:
         # Calls need not wait for it: they are taken while the store starts.
         starting = asyncio.create_task(telemetry.start())
         stack.push_async_callback(_stop_telemetry, telemetry, starting)
-        pool = LocalPool(settings, catalog, telemetry, ledger.record, data)
+        app_secret = keys.secret("app uploads")
+        pool = LocalPool(
+            settings,
+            catalog,
+            telemetry,
+            ledger.record,
+            data,
+            environ={**os.environ, **await asyncio.to_thread(_for_apps, settings)},
+            lend=lambda owner, sockets: app_uploads.variables(app_secret, owner, sockets),
+        )
         await pool.start()
         stack.push_async_callback(pool.stop, settings.shutdown_grace)
         machines = machine_types(settings)
@@ -224,7 +235,7 @@ async def _parts(settings: Settings) -> AsyncIterator[_Parts]:
         await scheduler.start()
         await webhooks.start()
         stack.push_async_callback(webhooks.stop)
-        await gateway.start()
+        await gateway.start(pool.sockets)
         stack.push_async_callback(gateway.stop)
         scheduler.on_finished(traces.job)
         await traces.start()
@@ -297,6 +308,14 @@ async def _parts(settings: Settings) -> AsyncIterator[_Parts]:
         )
         parts = _Parts(front, scheduler, telemetry, starting, deployer, catalog, new_key)
         yield parts
+
+
+def _for_apps(settings: Settings) -> dict[str, str]:
+    """What apps are told of this server: whom to trust, and where `fal.toolkit` uploads to in the last resort."""
+    names = {"127.0.0.1": "localhost", "0.0.0.0": "localhost", "::": "localhost"}  # noqa: S104 - compared, not bound
+    host = names.get(settings.host, settings.host)
+    trust = tls.trust(settings.data / "tls", settings.host, os.environ)
+    return {"FAL_REST_HOST": f"{f'[{host}]' if ':' in host else host}:{settings.tls_port}", **trust}
 
 
 async def _stop_telemetry(telemetry: Telemetry, starting: asyncio.Task[None]) -> None:

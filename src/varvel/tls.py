@@ -9,9 +9,12 @@ from __future__ import annotations
 import ipaddress
 import os
 import socket
+import ssl
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import certifi
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -40,6 +43,23 @@ def ensure(folder: Path, host: str) -> tuple[Path, Path]:
         pem = leaf.public_bytes(serialization.Encoding.PEM) + ca.public_bytes(serialization.Encoding.PEM)
         _write(chain, pem, 0o644)
     return chain, key_path
+
+
+def trust(folder: Path, host: str, environ: Mapping[str, str]) -> dict[str, str]:
+    """Variables with which apps trust this server's certificate beside what they trust anyway.
+
+    Else an app could not read what a client has uploaded over TLS. Empty when it is not known what they trust: a
+    file with our authority alone would cut them off from the internet.
+    """
+    ensure(folder, host)
+    chosen = [environ[name] for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE") if environ.get(name)]
+    usual = [ssl.get_default_verify_paths().openssl_cafile, ssl.get_default_verify_paths().cafile, certifi.where()]
+    files = [path for path in dict.fromkeys(Path(name) for name in chosen or usual if name) if path.is_file()]
+    if not files:
+        return {}
+    bundle = folder / "trust.pem"
+    _write(bundle, b"\n".join(path.read_bytes() for path in (folder / "ca.pem", *files)), 0o644)
+    return dict.fromkeys(("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"), str(bundle.absolute()))
 
 
 def _names(host: str) -> list[x509.GeneralName]:

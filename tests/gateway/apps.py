@@ -75,6 +75,9 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await asyncio.wait_for(event.wait(), 30)
         await _reply(send, 499, b'{"detail":"cancelled by the app"}')
         return
+    if "env" in asked:
+        await _reply(send, 200, json.dumps(os.environ.get(asked["env"])).encode())
+        return
     if "announce" in asked:
         length = [("content-type", "text/plain"), ("content-length", str(asked["announce"]))]
         await _reply(send, 200, b"x" * asked["send"], length)

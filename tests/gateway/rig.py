@@ -21,6 +21,7 @@ from varvel.auth.keys import KeyStore
 from varvel.billing.rules import MachineType
 from varvel.egress import Egress
 from varvel.gateway.app import Gateway
+from varvel.gateway.app_uploads import variables
 from varvel.gateway.attempt import Attempts
 from varvel.gateway.webhooks import Signer, Webhooks
 from varvel.http import Protocol
@@ -151,7 +152,15 @@ async def rig(folder: Path, **changes: Any) -> AsyncIterator[Rig]:
         apps, lines, meter = Apps(), Lines(), Meter()
         outbox = Outbox(database)
         ledger = Ledger(database, outbox)
-        pool = LocalPool(settings, apps, lines, lambda row: None, folder / "run")
+        app_secret = keys.secret("app uploads")
+        pool = LocalPool(
+            settings,
+            apps,
+            lines,
+            lambda row: None,
+            folder / "run",
+            lend=lambda owner, sockets: variables(app_secret, owner, sockets),
+        )
         store = SqliteQueueStore(database, outbox, folder / "spill")
         attempts = Attempts(settings)
         scheduler = Scheduler(store, pool, apps, attempts.run, settings, machine)
@@ -178,7 +187,7 @@ async def rig(folder: Path, **changes: Any) -> AsyncIterator[Rig]:
         stack.push_async_callback(scheduler.stop, 0.0)
         await webhooks.start()
         stack.push_async_callback(webhooks.stop)
-        await gateway.start()
+        await gateway.start(pool.sockets)
         stack.push_async_callback(gateway.stop)
         url = await stack.enter_async_context(listening(gateway))
         clients = await stack.enter_async_context(AsyncExitStack())

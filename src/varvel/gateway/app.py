@@ -6,6 +6,7 @@ Raw ASGI, for it is on the way of every call.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Protocol
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -16,12 +17,13 @@ from varvel.auth.model import Authenticator
 from varvel.errors import InvalidRequest, NotFound, VarvelError, known
 from varvel.gateway import hosts, tokens
 from varvel.gateway.access import Access, is_key
+from varvel.gateway.app_uploads import ORIGIN, AppUploads
 from varvel.gateway.asgi import ClientGone, Receive, Scope, Send, answer_error, answer_json, header
 from varvel.gateway.attempt import Attempts
 from varvel.gateway.bodies import take
 from varvel.gateway.direct import DirectCalls
 from varvel.gateway.headers import CallHeaders, read_call
-from varvel.gateway.queue import QueueCalls, RequestLogs, Scheduler
+from varvel.gateway.queue import QueueCalls, RequestLogs, Scheduler, public_url
 from varvel.gateway.realtime import Realtime
 from varvel.gateway.recording import Call, Machines, Recording
 from varvel.gateway.routes import Target, parse, request_of, without_fal_parameters
@@ -88,7 +90,9 @@ class Gateway:
         self._direct = DirectCalls(settings, pool, attempts, recording)
         self._queue = QueueCalls(settings, self._access, scheduler, telemetry, webhooks)
         self._realtime = Realtime(pool, recording)
-        self._uploads = Uploads(settings, self._access, self._tokens, secret("uploads"))
+        apps = tokens.AppCredentials(secret("app uploads"))
+        self._uploads = Uploads(settings, self._access, self._tokens, apps, secret("uploads"))
+        self._app_uploads = AppUploads(settings, self._uploads)
         self._rooms: dict[str, Callable[[Scope, Receive, Send], Awaitable[None]]] = {
             "run": self._run,
             "queue": self._submit,
@@ -101,12 +105,14 @@ class Gateway:
         scheduler.on_finished(self._count)
         scheduler.on_cancel_running(attempts.cancel)
 
-    async def start(self) -> None:
-        """Begin to sweep expired uploads."""
+    async def start(self, sockets: Path) -> None:
+        """Take uploads of apps, in the folder of the runners' sockets, and begin to sweep expired ones."""
         await self._uploads.start()
+        await self._app_uploads.start(sockets)
 
     async def stop(self) -> None:
-        """Stop sweeping."""
+        """Take no more, and stop sweeping."""
+        await self._app_uploads.stop()
         await self._uploads.stop()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -198,6 +204,8 @@ class Gateway:
         if client is not None:
             headers.forward.append((b"x-forwarded-for", client[0].encode()))
         headers.forward.append((b"x-forwarded-proto", scope["scheme"].encode()))
+        if app.current.spec.kind == "fal":
+            headers.forward.append((ORIGIN, public_url(self._settings, scope).encode("latin-1")))
         if headers.authorization is not None and app.auth_mode == "public" and not is_key(headers.authorization):
             headers.forward.append((b"authorization", headers.authorization.encode("latin-1")))
 

@@ -95,6 +95,10 @@ class Media:
         except FileNotFoundError:
             return None
 
+    async def remove(self, medium: Medium) -> None:
+        """Forget a file, whether it has come or not."""
+        await asyncio.to_thread(shutil.rmtree, self._of(medium.media_id), ignore_errors=True)
+
     async def write(self, medium: Medium, pieces: AsyncIterator[bytes]) -> int:
         """Write the whole file; its size. Raises `StorageFull`."""
         folder = self._of(medium.media_id)

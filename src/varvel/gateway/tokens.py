@@ -69,6 +69,24 @@ class Tokens:
         return base64.urlsafe_b64encode(hmac.digest(self._secret, signed, hashlib.sha256)).rstrip(b"=")
 
 
+class AppCredentials:
+    """What apps of an owner upload with, in the form of a key; it is good for nothing else."""
+
+    def __init__(self, secret: bytes) -> None:
+        self._secret = secret
+
+    def of(self, owner: str) -> str:
+        """The credential of an owner's apps, the same after each restart."""
+        return f"{owner}:{hmac.digest(self._secret, owner.encode(), hashlib.sha256).hex()}"
+
+    def owner(self, authorization: str | None) -> str | None:
+        """The owner whose apps have this credential; None when it is none."""
+        kind, _, given = (authorization or "").partition(" ")
+        owner = given.partition(":")[0].strip()
+        good = hmac.compare_digest(self.of(owner).encode(), given.strip().encode())
+        return owner if good and kind.lower() == "key" else None
+
+
 def requested(body: bytes) -> tuple[tuple[str, ...], float]:
     """The apps and seconds that a client asks a token for. Raises `InvalidRequest`."""
     try:

@@ -24,7 +24,7 @@ from varvel.gateway.asgi import Receive, Scope, Send, answer, answer_json, heade
 from varvel.gateway.bodies import pieces_of, stream, take
 from varvel.gateway.media import Acl, Media, Medium
 from varvel.gateway.queue import public_url
-from varvel.gateway.tokens import Grant, Tokens
+from varvel.gateway.tokens import AppCredentials, Grant, Tokens
 from varvel.ids import now, uuid7
 from varvel.settings import Settings
 
@@ -40,12 +40,13 @@ _DECISIONS = frozenset({"allow", "forbid", "hide"})
 class Uploads:
     """Serves `/storage/...` and `/files/...`."""
 
-    def __init__(self, settings: Settings, access: Access, tokens: Tokens, secret: bytes) -> None:
+    def __init__(self, settings: Settings, access: Access, tokens: Tokens, apps: AppCredentials, secret: bytes) -> None:
         self._settings = settings
         self._access = access
         self._tokens = tokens
+        self._apps = apps
         self._secret = secret
-        self._media = Media(settings.data / "uploads")
+        self.media = Media(settings.data / "uploads")
         self._sweeper: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -62,7 +63,7 @@ class Uploads:
     async def _sweep(self) -> None:
         while True:
             try:
-                await self._media.sweep(now())
+                await self.media.sweep(now())
             except OSError as problem:
                 structlog.get_logger("varvel.uploads").warning("expired uploads stay for now", reason=str(problem))
             await asyncio.sleep(SWEEP_EVERY)
@@ -74,7 +75,7 @@ class Uploads:
         path = scope["path"].rstrip("/")
         if scope["method"] != "POST":
             raise NotFound(f"Path {path} not found")
-        owner = self._owner(scope)
+        owner = self.owner(scope)
         base = public_url(self._settings, scope)
         if path == "/storage/auth/token":
             token = self._tokens.make(Grant(owner, "uploads"), TOKEN_DURATION)
@@ -83,22 +84,23 @@ class Uploads:
                 send, 200, {"token": token, "token_type": "Bearer", "base_url": base, "expires_at": until}
             )
         elif path in ("/storage/upload/initiate", "/storage/upload/initiate-multipart"):
-            order = await _order(receive)
+            order = await read_order(receive)
             kind = order.get("content_type")
-            medium = await self._announce(scope, owner, str(order.get("file_name") or ""), str(kind or ""))
-            url = _url(base, medium)
+            medium = await self.announce(scope, owner, str(order.get("file_name") or ""), str(kind or ""))
+            url = url_of(base, medium)
             signature = self._signature(medium.media_id)
             await answer_json(send, 200, {"upload_url": f"{url}?signature={signature}", "file_url": url})
         else:
             raise NotFound(f"Path {path} not found")
 
-    async def _announce(self, scope: Scope, owner: str, name: str, kind: str) -> Medium:
+    async def announce(self, scope: Scope, owner: str, name: str, kind: str) -> Medium:
+        """Keep what is known of a file that is to come; the headers have its lifecycle. Raises `InvalidRequest`."""
         expires_at, acl = lifecycle(
             header(scope, b"x-fal-object-lifecycle") or header(scope, b"x-fal-object-lifecycle-preference")
         )
         created = now()
         medium = Medium(
-            media_id=self._media.new_id(),
+            media_id=self.media.new_id(),
             owner=owner,
             file_name=safe_name(name),
             content_type=kind if kind.isprintable() and kind.isascii() and kind else "application/octet-stream",
@@ -106,7 +108,7 @@ class Uploads:
             expires_at=None if expires_at is None else created + expires_at,
             acl=acl,
         )
-        await self._media.announce(medium)
+        await self.media.announce(medium)
         return medium
 
     # /files
@@ -119,11 +121,11 @@ class Uploads:
             await self._download(scope, send, parts[0])
         elif method == "POST" and parts == ["upload"]:
             medium = await self._announce_here(scope)
-            await self._media.write(medium, self._body(scope, receive))
-            await answer_json(send, 200, {"access_url": _url(public_url(self._settings, scope), medium)})
+            await self.media.write(medium, self._body(scope, receive))
+            await answer_json(send, 200, {"access_url": url_of(public_url(self._settings, scope), medium)})
         elif method == "POST" and parts == ["upload", "multipart"]:
             medium = await self._announce_here(scope)
-            url = _url(public_url(self._settings, scope), medium)
+            url = url_of(public_url(self._settings, scope), medium)
             await answer_json(send, 200, {"access_url": url, "uploadId": medium.media_id})
         elif method in ("PUT", "POST") and len(parts) in (2, 3, 5):
             await self._upload(scope, receive, send, parts)
@@ -131,27 +133,27 @@ class Uploads:
             raise NotFound(f"Path {scope['path']} not found")
 
     async def _announce_here(self, scope: Scope) -> Medium:
-        owner = self._owner(scope)
-        return await self._announce(
+        owner = self.owner(scope)
+        return await self.announce(
             scope, owner, header(scope, b"x-fal-file-name") or "", header(scope, b"content-type") or ""
         )
 
     async def _upload(self, scope: Scope, receive: Receive, send: Send, parts: list[str]) -> None:
         """The whole file, one part of it, or the word that all parts have come."""
-        medium = await self._media.find(parts[0], now())
+        medium = await self.media.find(parts[0], now())
         self._check_may_write(scope, medium)
         what = parts[2:] if len(parts) < 5 else parts[4:] if parts[2] == "multipart" else ["?"]
         if scope["method"] == "PUT" and not what:
-            await self._media.write(medium, self._body(scope, receive))
+            await self.media.write(medium, self._body(scope, receive))
             await answer_json(send, 200, {})
         elif scope["method"] == "PUT" and what[0].isdigit() and 1 <= int(what[0]) <= MOST_PARTS:
             number = int(what[0])
-            etag = await self._media.write_part(medium, number, self._body(scope, receive))
+            etag = await self.media.write_part(medium, number, self._body(scope, receive))
             reply = {"partNumber": number, "etag": etag}
             await answer_json(send, 200, reply, headers=[(b"etag", f'"{etag}"'.encode())])
         elif scope["method"] == "POST" and what == ["complete"]:
-            await self._media.join(medium, _parts(await _order(receive)), self._settings.upload_limit)
-            await answer_json(send, 200, {"access_url": _url(public_url(self._settings, scope), medium)})
+            await self.media.join(medium, _parts(await read_order(receive)), self._settings.upload_limit)
+            await answer_json(send, 200, {"access_url": url_of(public_url(self._settings, scope), medium)})
         else:
             raise NotFound(f"Path {scope['path']} not found")
 
@@ -163,9 +165,9 @@ class Uploads:
         return stream(receive, b"", True, most)
 
     async def _download(self, scope: Scope, send: Send, media_id: str) -> None:
-        medium = await self._media.find(media_id, now())
+        medium = await self.media.find(media_id, now())
         self._check_may_read(scope, medium)
-        path, size = await self._media.data(medium)
+        path, size = await self.media.data(medium)
         start, length, status = _range(header(scope, b"range"), size)
         headers = [
             (b"content-type", medium.content_type.encode()),
@@ -191,9 +193,11 @@ class Uploads:
 
     # Who may
 
-    def _owner(self, scope: Scope) -> str:
-        """Owner of the key, or of the upload token. Raises `AuthenticationRequired`."""
+    def owner(self, scope: Scope) -> str:
+        """Owner of the key, of the upload token, or of the app that uploads. Raises `AuthenticationRequired`."""
         authorization = header(scope, b"authorization")
+        if (owner := self._apps.owner(authorization)) is not None:
+            return owner
         if authorization is not None and authorization[:7].lower() == "bearer ":
             grant = self._tokens.check(authorization[7:].strip(), "uploads")
             if grant is not None:
@@ -207,14 +211,14 @@ class Uploads:
         given = parse_qs(scope["query_string"].decode("latin-1")).get("signature", [""])[-1]
         if hmac.compare_digest(given.encode(), self._signature(medium.media_id).encode()):
             return
-        if self._owner(scope) != medium.owner:
+        if self.owner(scope) != medium.owner:
             raise NotFound("File not found")
 
     def _check_may_read(self, scope: Scope, medium: Medium) -> None:
         if medium.acl.default == "allow" and not medium.acl.rules:
             return
         try:
-            user: str | None = self._owner(scope)
+            user: str | None = self.owner(scope)
         except AuthenticationRequired:
             user = None
         if user == medium.owner:
@@ -250,11 +254,13 @@ def safe_name(name: str) -> str:
     return "".join(letter if letter in _NAME else "_" for letter in last).lstrip(".") or "file"
 
 
-def _url(base: str, medium: Medium) -> str:
+def url_of(base: str, medium: Medium) -> str:
+    """Where the file is read, under the URL `base` of this server."""
     return f"{base}/files/{medium.media_id}/{quote(medium.file_name)}"
 
 
-async def _order(receive: Receive) -> dict[str, Any]:
+async def read_order(receive: Receive) -> dict[str, Any]:
+    """A body that must be a JSON object. Raises `InvalidRequest`."""
     body = await take(receive, None, buffer=ORDER_BYTES, most=ORDER_BYTES)
     try:
         order = msgspec.json.decode(body) if isinstance(body, bytes) else None

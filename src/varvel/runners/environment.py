@@ -10,7 +10,7 @@ from varvel.apps.model import Revision
 PASSED = frozenset(
     {
         "HOME", "LANG", "LANGUAGE", "LD_LIBRARY_PATH", "LOGNAME", "PATH", "SHELL", "TMPDIR", "TZ", "USER",
-        "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "XDG_CACHE_HOME",
+        "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "XDG_CACHE_HOME", "FAL_REST_HOST",
         "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy",
         "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS",
     }
@@ -27,8 +27,13 @@ def passed(environ: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def app_environment(base: Mapping[str, str], revision: Revision, runner_id: str, data: Path) -> dict[str, str]:
-    """All variables of one runner. `data` is the folder behind `/data`; the spec's own variables win."""
+def app_environment(
+    base: Mapping[str, str], revision: Revision, runner_id: str, data: Path, lent: Mapping[str, str]
+) -> dict[str, str]:
+    """All variables of one runner. `data` is the folder behind `/data`; the spec's own variables win.
+
+    `lent` are those with which its owner's apps reach services of the server.
+    """
     app = revision.app
     environ = {
         **base,
@@ -43,6 +48,7 @@ def app_environment(base: Mapping[str, str], revision: Revision, runner_id: str,
         "FAL_REGION": "local",
         "VARVEL_DATA_DIR": str(data),
         "HF_HOME": str(data / ".cache" / "huggingface"),
+        **lent,
     }
     if revision.spec.kind == "fal":
         environ["IS_ISOLATE_AGENT"] = "1"

@@ -56,7 +56,9 @@ class LocalPool:
         *,
         placement: Placement | None = None,
         environ: Mapping[str, str] | None = None,
+        lend: Callable[[str, Path], Mapping[str, str]] | None = None,
     ) -> None:
+        """`lend` gives the variables with which an owner's apps reach services that listen in the folder of sockets."""
         self._settings = settings
         self._catalog = catalog
         self._logs = logs
@@ -64,6 +66,7 @@ class LocalPool:
         self._folder = folder
         self._base = passed(os.environ if environ is None else environ)
         self._placement = placement
+        self._lend = lend
         self._fleets: dict[AppId, Fleet] = {}
         self._free_callbacks: list[Callable[[AppId], None]] = []
         self._failed_callbacks: list[Callable[[AppId, str, str], None]] = []
@@ -84,6 +87,11 @@ class LocalPool:
             if rules.floor(rules.Load(0, 0), app.scaling):
                 self._pump(self._fleet(app.app))
         self._spawn(self._tick())
+
+    @property
+    def sockets(self) -> Path:
+        """The folder of the sockets, which only this user may enter; once the pool has started."""
+        return self._folder
 
     async def stop(self, grace: float) -> None:
         """End every runner: SIGTERM now, SIGKILL after `grace` seconds."""
@@ -513,7 +521,13 @@ class LocalPool:
             attribute=revision.spec.attribute,
             socket=runner.socket,
             data=str(data) if self._settings.mount_data else "",
-            environ=app_environment(self._base, revision, runner.runner_id, data),
+            environ=app_environment(
+                self._base,
+                revision,
+                runner.runner_id,
+                data,
+                self._lend(revision.app.owner, self._folder) if self._lend else {},
+            ),
             log_rate=self._settings.log_rate,
             grace=revision.spec.scaling.termination_grace,
         )
