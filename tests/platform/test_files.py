@@ -483,14 +483,14 @@ async def test_no_url_leads_to_a_private_address(tmp_path: Path, source: str) ->
 async def test_a_full_disk_is_said_and_heals(
     house: Filing, me: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = os.write
+    real = os.writev
 
-    def full(descriptor: int, data: Any) -> int:
+    def full(descriptor: int, pieces: Any) -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("varvel.files.incoming.os.write", full)
+    monkeypatch.setattr("varvel.files.incoming.os.writev", full)
     reply = await put(me, "a.bin", b"x")
     assert error(reply) == (507, "server_error")
-    monkeypatch.setattr("varvel.files.incoming.os.write", real)
+    monkeypatch.setattr("varvel.files.incoming.os.writev", real)
     assert await names(me) == []
     assert (await put(me, "a.bin", b"x")).status_code == 200

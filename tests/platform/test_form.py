@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import AsyncIterator
 
 import pytest
@@ -65,3 +66,38 @@ async def test_a_form_that_is_not_whole_or_lacks_the_file_is_refused(body: bytes
 def test_only_forms_have_a_boundary(kind: str | None) -> None:
     with pytest.raises(BadForm):
         boundary_of(kind)
+
+
+async def test_what_follows_the_last_boundary_is_not_kept() -> None:
+    body = part("file", b"x") + b"--bound--"
+    seen: list[int] = []
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield body
+        for _ in range(50):
+            yield bytes(1_000_000)
+            seen.append(tracemalloc.get_traced_memory()[1])
+
+    tracemalloc.start()
+    try:
+        assert [piece async for piece in file_field(TYPE, pieces(), "file")] == [b"x"]
+    finally:
+        tracemalloc.stop()
+    assert max(seen) < 10_000_000
+
+
+async def test_blanks_without_end_behind_a_boundary_are_refused() -> None:
+    with pytest.raises(BadForm):
+        await read(b"--bound" + b" " * 100_000, 1000)
+
+
+async def test_pieces_of_the_file_are_passed_on_without_a_copy() -> None:
+    large = bytes(range(256)) * 1000
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield part("file", b"").removesuffix(b"\r\n")
+        yield large
+        yield b"\r\n--bound--"
+
+    [passed] = [piece async for piece in file_field(TYPE, pieces(), "file")]
+    assert passed is large

@@ -24,6 +24,7 @@ from varvel.files.archive import ArchiveLimits
 from varvel.files.checksums import BLOCK, ChecksumCache, Checksums, Version, hash_file, open_regular, version_of
 from varvel.files.multipart import PartFolder
 from varvel.files.paths import StoragePath
+from varvel.files.receiving import receive
 from varvel.files.store import (
     BadParts,
     Entry,
@@ -248,28 +249,7 @@ class FolderStore:
         return await loop.run_in_executor(self._pool, partial(call, *arguments, **options))
 
     async def _receive(self, chunks: AsyncIterator[bytes], limit: int) -> incoming.Incoming:
-        """Write `chunks` aside; while one block is written and hashed on a thread the next is received."""
-        sink = await self._thread(incoming.Incoming, self._incoming / ids.uuid7(), limit)
-        writing: asyncio.Future[None] | None = None
-        try:
-            block = bytearray()
-            async for chunk in chunks:
-                block += chunk
-                if len(block) >= BLOCK:
-                    if writing is not None:
-                        await writing
-                    writing = asyncio.ensure_future(self._thread(sink.put, block))
-                    block = bytearray()
-            if writing is not None:
-                await writing
-            await self._thread(sink.put, block)
-        except BaseException:
-            if writing is not None:
-                await asyncio.wait([writing])
-                writing.exception()
-            await self._thread(sink.discard)
-            raise
-        return sink
+        return await receive(chunks, self._incoming / ids.uuid7(), limit, self._pool)
 
     def _start(self) -> None:
         self._incoming.mkdir(parents=True, exist_ok=True)
