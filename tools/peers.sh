@@ -3,6 +3,8 @@
 set -eu
 wanted="prometheus"
 commands="prometheus promtool"
+# Node may come from elsewhere than Debian: its package is wanted only where there is none.
+command -v npm >/dev/null 2>&1 || { wanted="$wanted nodejs npm" && commands="$commands node npm"; }
 if [ "${1:-}" = bench ]; then
     wanted="$wanted wrk"
     commands="$commands wrk"
@@ -12,6 +14,7 @@ for command in $commands; do
     command -v "$command" >/dev/null 2>&1 || missing=yes
 done
 if [ -n "$missing" ]; then
+    command -v apt-get >/dev/null 2>&1 || { echo "peers: install these first: $commands" >&2; exit 1; }
     [ "$(id -u)" = 0 ] || { echo "peers: run 'sudo apt-get install $wanted' first" >&2; exit 1; }
     # No service is to start with its package: the tests start their own.
     printf '#!/bin/sh\nexit 101\n' > /usr/sbin/policy-rc.d && chmod +x /usr/sbin/policy-rc.d
@@ -19,6 +22,8 @@ if [ -n "$missing" ]; then
     apt-get update -qq
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $wanted >/dev/null
 fi
-if [ -f tests/clients/js/package-lock.json ] && [ ! -d tests/clients/js/node_modules ]; then
-    (cd tests/clients/js && npm ci --silent --no-audit --no-fund)
+# npm writes its own lock file last: without it, or with an older one, what is there is not whole.
+js=tests/clients/js
+if [ -f $js/package-lock.json ] && ! [ $js/node_modules/.package-lock.json -nt $js/package-lock.json ]; then
+    (cd $js && npm ci --silent --no-audit --no-fund)
 fi
