@@ -32,8 +32,13 @@ CLI_HEAD = """# Command line
 {help}
 
 Results go to stdout, everything else to stderr. `--json` prints what the server answered, for programs. These options
-belong to every command that talks to a server; a key comes from `--key`, `VARVEL_KEY`, `FAL_KEY`, or the file
-`admin.key` in the data folder, the first that is there.
+belong to every command that talks to a server. The server is the one of `--url`, `VARVEL_URL`, or the file `address`
+in the data folder, which a server that runs there has written; else it is looked for on port 8787. The key comes from
+`--key`, `VARVEL_KEY`, `FAL_KEY`, or the file `admin.key` in the data folder. The first that is there counts. With
+`https` the authority in the data folder is trusted, too.
+
+Tables fit 80 columns; where ids do not fit, the terminal folds the lines and nothing is cut. Numbers over time are
+drawn, and `--rows` prints them instead. `NO_COLOR=1` turns colours off.
 
 | option | what it does |
 |---|---|

@@ -43,7 +43,7 @@ from varvel.platform.parts import PlatformParts
 from varvel.queue.scheduler import Scheduler
 from varvel.queue.store import SqliteQueueStore
 from varvel.runners.pool import LocalPool
-from varvel.settings import Settings
+from varvel.settings import Settings, environment_name
 from varvel.state.database import Database
 from varvel.state.outbox import Outbox
 from varvel.telemetry.service import Telemetry
@@ -56,6 +56,9 @@ log = structlog.get_logger("varvel.server")
 
 DATA_PLANE = ("run", "queue", "proxy", "tokens", "storage", "files", ".well-known")
 FIRST_OWNER = "me"
+ADDRESS_FILE = "address"
+"""File in the data folder that names the URL at which the server that runs there is reached from this machine."""
+_NEAR = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - nothing is bound here
 MONTHS_EVERY = 3600.0
 """Seconds."""
 
@@ -93,6 +96,26 @@ def run(
     with _held(DataFolderLock(settings.data)):
         status: int = uvloop.run(_serve(settings, list(apps), examples, on_ready))
     return status
+
+
+def recover_key(data: Path, owner: str) -> str:
+    """A new ADMIN key of an owner, made in the data folder of a server that is stopped; `id:secret`.
+
+    Whoever may write the folder may do that: the key is no more than what the folder holds. Raises `DataFolderInUse`,
+    `NotFound` for an unknown owner.
+    """
+
+    async def make() -> str:
+        database = await asyncio.to_thread(Database.open, data / "state.db")
+        try:
+            keys = KeyStore(database)
+            await keys.start()
+            return (await keys.create(owner, "recovered", "ADMIN")).key
+        finally:
+            await database.close()
+
+    with _held(DataFolderLock(data)):
+        return asyncio.run(make())
 
 
 @contextlib.contextmanager
@@ -349,8 +372,8 @@ class _Server(uvicorn.Server):
 @asynccontextmanager
 async def _listening(settings: Settings, front: Front) -> AsyncIterator[tuple[list[_Server], str]]:
     """Serve `front` on the plain and on the TLS port until the servers are told to exit."""
-    plain = _bind(settings.host, settings.port)
-    secure = _bind(settings.host, settings.tls_port)
+    plain = _bind(settings.host, settings.port, "port")
+    secure = _bind(settings.host, settings.tls_port, "tls_port")
     chain, key = await asyncio.to_thread(tls.ensure, settings.data / "tls", settings.host)
     servers = [_server(settings, front), _server(settings, front, chain, key)]
     tasks = [
@@ -361,20 +384,28 @@ async def _listening(settings: Settings, front: Front) -> AsyncIterator[tuple[li
             await asyncio.gather(*tasks)
         await asyncio.sleep(0.005)
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    port = plain.getsockname()[1]
+    address = settings.data / ADDRESS_FILE
+    address.write_text(f"http://{_NEAR.get(settings.host, host)}:{port}\n")
     try:
-        yield servers, settings.public_url or f"http://{host}:{plain.getsockname()[1]}"
+        yield servers, settings.public_url or f"http://{host}:{port}"
     finally:
+        address.unlink(missing_ok=True)
         for server in servers:
             server.should_exit = True
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _bind(host: str, port: int) -> socket.socket:
+def _bind(host: str, port: int, setting: str) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=2048)
     except OSError as problem:
-        raise PortTaken(f"Port {port} of {host} cannot be taken: {problem.strerror}. Give another one.") from problem
+        reason = os.strerror(problem.errno) if problem.errno else str(problem)
+        raise PortTaken(
+            f"Port {port} of {host} cannot be taken: {reason}. Give another {setting} (--{setting.replace('_', '-')} "
+            f"or {environment_name(setting)}; 0 takes a free one)."
+        ) from problem
 
 
 def _server(settings: Settings, front: Front, chain: Path | None = None, key: Path | None = None) -> _Server:
@@ -421,7 +452,7 @@ async def _deploy(parts: _Parts, targets: list[str], examples: bool) -> list[str
 
 
 def _note(level: str, line: str) -> None:
-    log.debug("deploy", level=level, line=line)
+    log.info("deploy", of=level, line=line.rstrip())
 
 
 def _order(target: Path) -> Order:

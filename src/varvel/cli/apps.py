@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
@@ -10,7 +11,7 @@ from rich.table import Table
 from varvel.cli.connection import USAGE, Failure
 from varvel.cli.runners import runners
 from varvel.cli.session import Session, app_parts, command, table
-from varvel.cli.times import moment, short
+from varvel.cli.times import moment, near, short
 
 group = typer.Typer(help="Apps: list, show, scale, rollback, delete, revisions, events, runners.")
 AppArgument = Annotated[str, typer.Argument(metavar="APP", help="OWNER/NAME.")]
@@ -42,9 +43,9 @@ def _list(session: Session, **params: str | None) -> None:
     def made() -> Table:
         columns = ("app", "auth", "machine", "keep alive", "min", "max", "updated")
         keys = ("endpoint_id", "auth_mode", "machine_type", "keep_alive", "min_concurrency", "max_concurrency")
-        return table(columns, ([*(app[key] for key in keys), short(app["updated_at"])] for app in found["apps"]))
+        return table(columns, ([*(app[key] for key in keys), near(app["updated_at"])] for app in found["apps"]))
 
-    session.show(found, made)
+    session.show(found, made, "no app: 'varvel deploy FILE.py' makes one")
 
 
 @group.command()
@@ -71,7 +72,8 @@ def _described(found: dict[str, Any]) -> Table:
         ("runner", f"{item['runner_id']} {item['state']} {item['memory_bytes'] // 2**20} MiB")
         for item in found["runners"]
     ]
-    return table(("", ""), ((name, str(value)) for name, value in rows if value is not None))
+    shown = ((name, str(value)) for name, value in rows if value is not None)
+    return table(("", ""), shown, fold=("",))
 
 
 @group.command()
@@ -125,7 +127,7 @@ def delete_app(
     """Delete an app and its revisions. Its requests, logs and bills stay."""
     owner, name = app_parts(app)
     if not yes:
-        typer.confirm(f"Delete {app} and all its revisions?", abort=True, err=True)
+        session.ask(f"Delete {app} and all its revisions?")
     session.server.call("DELETE", f"/control/apps/{owner}/{name}")
     session.say(f"{app} is deleted")
 
@@ -141,11 +143,11 @@ def revisions(session: Session, app: AppArgument) -> None:
         columns = ("", "revision", "created", "status", "by", "message")
         keys = ("status", "deployed_by", "message")
         rows = (
-            ["*" if item["is_current"] else "", item["revision_id"], short(item["created_at"])]
+            ["*" if item["is_current"] else "", item["revision_id"], near(item["created_at"])]
             + [item[key] for key in keys]
             for item in found
         )
-        return table(columns, rows)
+        return table(columns, rows, fold=("message",))
 
     session.show(found, made)
 
@@ -167,13 +169,16 @@ def events(
     found = list(session.server.pages(path, "events", limit, params))
 
     def made() -> Table:
-        rows = (
-            (short(item["created_at"]), item["category"], ", ".join(f"{k}={v}" for k, v in item["payload"].items()))
-            for item in found
-        )
-        return table(("time", "event", "details"), rows)
+        rows = ((near(item["created_at"]), item["category"], "  ".join(_details(item["payload"]))) for item in found)
+        return table(("time", "event", "details"), rows, fold=("details",))
 
-    session.show(found, made)
+    session.show(found, made, f"nothing happened to {app} in that time")
+
+
+def _details(payload: dict[str, Any]) -> Iterator[str]:
+    """`key=value` of what an event tells; of somebody, the nickname."""
+    for key, value in payload.items():
+        yield f"{key}={value.get('nickname', value) if isinstance(value, dict) else value}"
 
 
 group.command()(runners)

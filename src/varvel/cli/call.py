@@ -56,14 +56,14 @@ def call(
         session.show(submitted, lambda: str(submitted["request_id"]))
         return
     reply = follow(session, submitted, quiet)
-    _print_answer(reply)
+    _print_answer(session, reply)
 
 
 def read_input(session: Session, arguments: list[str], body: str | None) -> Any:
     """The input of a call from the command line; files in it are uploaded. Raises `Failure`."""
     whole: Any = {}
     if body is not None:
-        text = sys.stdin.read() if body == "-" else _file(body[1:]) if body.startswith("@") else body
+        text = _stdin() if body == "-" else _file(body[1:]) if body.startswith("@") else body
         try:
             whole = json.loads(text)
         except ValueError as problem:
@@ -74,6 +74,13 @@ def read_input(session: Session, arguments: list[str], body: str | None) -> Any:
             raise Failure(f"{argument!r} is not KEY=VALUE", USAGE)
         whole[key] = upload.to_url(session, Path(value[1:])) if value.startswith("@") else _value(value)
     return whole
+
+
+def _stdin() -> str:
+    try:
+        return sys.stdin.read()
+    except UnicodeDecodeError as problem:
+        raise Failure(f"the input is not text: {problem}", USAGE) from problem
 
 
 def _file(name: str) -> str:
@@ -93,7 +100,6 @@ def _value(text: str) -> Any:
 def submit(session: Session, app: str, content: Any, headers: dict[str, str]) -> dict[str, Any]:
     """Queue a request; the reply of the submission."""
     submitted: dict[str, Any] = session.server.call("POST", f"/queue/{app.strip('/')}", json=content, headers=headers)
-    session.say(f"request {submitted['request_id']}")
     return submitted
 
 
@@ -103,18 +109,27 @@ def follow(session: Session, submitted: dict[str, Any], quiet: bool = False) -> 
     Ctrl-C cancels the request. Raises `Failure` when the server stays away.
     """
     try:
+        session.say(f"request {submitted['request_id']}")
         with waiting(session.err, "queued") as now:
             for status in statuses(session, submitted):
                 if quiet:
                     continue
-                ahead = status.get("queue_position")
-                now(f"queued, {ahead} ahead" if status["status"] == "IN_QUEUE" else "running")
+                now(_stage(status))
                 for line in status["new_logs"]:
                     session.say(line["message"])
     except KeyboardInterrupt:
-        session.server.call("PUT", _path(session, submitted["cancel_url"]))
+        _cancel(session, submitted)
         raise
     return session.server.reply("GET", _path(session, submitted["response_url"]))
+
+
+def _cancel(session: Session, submitted: dict[str, Any]) -> None:
+    try:
+        session.server.call("PUT", _path(session, submitted["cancel_url"]))
+    except Failure as problem:
+        session.say(f"request {submitted['request_id']} was not cancelled: {problem.message}", "yellow")
+    else:
+        session.say(f"request {submitted['request_id']} is cancelled", "yellow")
 
 
 def statuses(session: Session, submitted: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -140,6 +155,13 @@ def statuses(session: Session, submitted: dict[str, Any]) -> Iterator[dict[str, 
         time.sleep(POLL_SECONDS)
 
 
+def _stage(status: dict[str, Any]) -> str:
+    if status["status"] != "IN_QUEUE":
+        return "running"
+    ahead = status.get("queue_position")
+    return f"queued, {ahead} ahead" if ahead else "queued, next: a runner starts or is busy"
+
+
 def _path(session: Session, url: str) -> str:
     """The path of a URL that the server gave: it is reached under the name that the caller knows."""
     return httpx.URL(url).raw_path.decode()
@@ -155,15 +177,15 @@ def _direct(session: Session, app: str, content: Any, headers: dict[str, str]) -
                     print_text(line.removeprefix("data:").strip())
             return
         reply.read()
-        _print_answer(reply)
+        _print_answer(session, reply)
 
 
-def _print_answer(reply: httpx.Response) -> None:
+def _print_answer(session: Session, reply: httpx.Response) -> None:
     """JSON for reading, text as it is, and anything else byte for byte."""
     body = body_of(checked(reply))
     kind = reply.headers.get("content-type", "")
     if kind.startswith("application/json"):
-        print_text(json.dumps(body, indent=2, ensure_ascii=False))
+        session.print_json(body)
     elif kind.startswith("text/") or not reply.content:
         print_text(reply.text)
     elif sys.stdout.isatty():

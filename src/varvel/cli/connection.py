@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,9 +15,12 @@ import httpx
 
 DEFAULT_URL = "http://127.0.0.1:8787"
 DEFAULT_DATA = ".varvel"
+ADDRESS = "address"
+"""File in the data folder that names the URL of the server that runs there."""
 CONNECT_SECONDS = 5.0
 CALL_SECONDS = 300.0
 
+UNAUTHORIZED = 401
 FAILED, USAGE, UNREACHABLE, DENIED, MISSING, INTERRUPTED = 1, 2, 3, 4, 5, 130
 """Exit codes, as `varvel --help` tells them."""
 
@@ -47,17 +51,48 @@ class Place:
     url: str
     key: str | None
     data: Path
+    key_from: str = ""
+    """Where the key was found."""
 
 
 def find_place(url: str | None, key: str | None, data: Path | None) -> Place:
-    """From flags, then VARVEL_URL, VARVEL_KEY or FAL_KEY and VARVEL_DATA, then the key in the data folder."""
+    """Server, key and data folder, from flags, then variables, then what the data folder says.
+
+    The URL: `url`, VARVEL_URL, the file `address` of the server that runs on the data folder, else the default. The
+    key: `key`, VARVEL_KEY, FAL_KEY, the file `admin.key`. Raises `Failure` for a file that cannot be read.
+    """
     environ = os.environ
     folder = data or Path(environ.get("VARVEL_DATA", DEFAULT_DATA))
-    found = key or environ.get("VARVEL_KEY") or environ.get("FAL_KEY")
-    path = folder / "admin.key"
-    if not found and path.is_file():
-        found = path.read_text().strip()
-    return Place((url or environ.get("VARVEL_URL") or DEFAULT_URL).rstrip("/"), found, folder)
+    sources = [("--key", key), *((name, environ.get(name)) for name in ("VARVEL_KEY", "FAL_KEY"))]
+    given = next(((name, value) for name, value in sources if value), None)
+    if given is None and (kept := _text(folder / "admin.key")):
+        given = (str(folder / "admin.key"), kept)
+    address = url or environ.get("VARVEL_URL") or _text(folder / ADDRESS) or DEFAULT_URL
+    address = address if "://" in address else f"http://{address}"
+    return Place(address.rstrip("/"), given[1] if given else None, folder, given[0] if given else "")
+
+
+def _text(path: Path) -> str:
+    """What a small file holds; nothing when it is not there."""
+    try:
+        return path.read_text().strip()
+    except (FileNotFoundError, NotADirectoryError):
+        return ""
+    except (OSError, UnicodeDecodeError) as problem:
+        raise Failure(f"{path} cannot be read: {problem}", DENIED) from problem
+
+
+def _trusted(folder: Path) -> ssl.SSLContext | bool:
+    """What the system trusts, and the authority that a server on this data folder made."""
+    authority = folder / "tls" / "ca.pem"
+    if not authority.is_file():
+        return True
+    context = ssl.create_default_context()
+    try:
+        context.load_verify_locations(authority)
+    except (OSError, ssl.SSLError) as problem:
+        raise Failure(f"{authority} is no certificate: {problem}") from problem
+    return context
 
 
 class Connection:
@@ -68,7 +103,13 @@ class Connection:
         headers = {"authorization": f"Key {place.key}"} if place.key else {}
         timeout = httpx.Timeout(CALL_SECONDS, connect=CONNECT_SECONDS)
         # Proxies of the environment are for the internet, not for a server on this machine.
-        self._client = httpx.Client(base_url=place.url, headers=headers, timeout=timeout, trust_env=False)
+        trusted = _trusted(place.data) if place.url.startswith("https:") else True
+        try:
+            self._client = httpx.Client(
+                base_url=place.url, headers=headers, timeout=timeout, trust_env=False, verify=trusted
+            )
+        except (httpx.InvalidURL, UnicodeEncodeError) as problem:
+            raise Failure(f"neither URL {place.url!r} nor its key can be used: {problem}", USAGE) from problem
 
     def __enter__(self) -> Connection:
         return self
@@ -89,7 +130,16 @@ class Connection:
         options["params"] = _given(options.get("params"))
         with _reaching(self.place):
             reply = self._client.request(method, path, **options)
-        return checked(reply)
+        return self._checked(reply)
+
+    def _checked(self, reply: httpx.Response) -> httpx.Response:
+        """The reply; of one that asks for a good key, which was shown."""
+        try:
+            return checked(reply)
+        except Refused as problem:
+            if problem.status == UNAUTHORIZED:
+                raise Refused(problem.status, f"{problem.message}: {_shown(self.place)}", problem.body) from None
+            raise
 
     @contextmanager
     def stream(self, method: str, path: str, **options: Any) -> Iterator[httpx.Response]:
@@ -98,7 +148,7 @@ class Connection:
         with _reaching(self.place), self._client.stream(method, path, **options) as reply:
             if reply.is_error:
                 reply.read()
-                checked(reply)
+                self._checked(reply)
             yield reply
 
     def pages(
@@ -157,14 +207,37 @@ def _given(params: dict[str, Any] | None) -> dict[str, Any]:
     return {name: value for name, value in (params or {}).items() if value is not None}
 
 
+def _shown(place: Place) -> str:
+    """For the reader of a 401: which key was shown, and how to have a good one."""
+    if place.key is None:
+        return (
+            f"there is no key in --key, VARVEL_KEY, FAL_KEY or {place.data / 'admin.key'}. Run this beside the "
+            "server's data folder, name that with --data, or make a key with 'varvel keys recover'"
+        )
+    return f"{place.url} does not know the key of {place.key_from or 'this call'}, which is ID:SECRET of a key it made"
+
+
 @contextmanager
 def _reaching(place: Place) -> Iterator[None]:
     try:
         yield
     except (httpx.ConnectError, httpx.ConnectTimeout) as problem:
-        hint = "start one with 'varvel up', or name another with --url or VARVEL_URL"
-        raise Failure(f"no server answers at {place.url} ({problem}): {hint}", UNREACHABLE) from problem
+        raise Failure(_unreached(place, problem), UNREACHABLE) from problem
+    except httpx.UnsupportedProtocol as problem:
+        raise Failure(f"{place.url} is no URL of a server, such as {DEFAULT_URL}", USAGE) from problem
     except httpx.TransportError as problem:
-        raise Failure(
-            f"the connection to {place.url} broke: {problem or type(problem).__name__}", UNREACHABLE
-        ) from problem
+        said = str(problem).rstrip(".") or type(problem).__name__
+        hint = ""
+        if isinstance(problem, httpx.RemoteProtocolError) and place.url.startswith("http:"):
+            hint = "; if that is its TLS port, say https"
+        raise Failure(f"the connection to {place.url} broke: {said}{hint}", UNREACHABLE) from problem
+
+
+def _unreached(place: Place, problem: Exception) -> str:
+    if "CERTIFICATE_VERIFY_FAILED" in str(problem):
+        return (
+            f"the certificate of {place.url} is not trusted: name the server's data folder with --data (its authority "
+            f"is tls/ca.pem there, looked for in {place.data}) ({problem})"
+        )
+    hint = "start one with 'varvel up', or name another with --url or VARVEL_URL"
+    return f"no server answers at {place.url} ({problem}): {hint}"

@@ -18,11 +18,13 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
+from rich.console import Console
 from rich.markup import escape
 
 from varvel.apps import examples
 from varvel.cli import call, deploy, logs, upload
 from varvel.cli.connection import FAILED, Failure, Place, Refused
+from varvel.cli.progress import waiting
 from varvel.cli.session import Session, print_text
 
 T = TypeVar("T")
@@ -166,7 +168,12 @@ def demo(
     with tempfile.TemporaryDirectory(prefix="varvel-demo-") as place:
         folder = data or Path(place, "data")
         url = f"http://127.0.0.1:{ports[0]}"
-        with _server(folder, ports, Path(place, "server.log")):
+        log = Path(place, "server.log")
+        console = Console(stderr=True)
+        console.print(
+            "Starting a server; at first it builds environments for the examples, which takes a minute or so."
+        )
+        with _server(folder, ports, log, console):
             session = Session(Place(url, (folder / "admin.key").read_text().strip(), folder))
             try:
                 run(session, ports[1], paste=True)
@@ -176,7 +183,7 @@ def demo(
 
 
 @contextmanager
-def _server(folder: Path, ports: list[int], log: Path) -> Iterator[None]:
+def _server(folder: Path, ports: list[int], log: Path, console: Console) -> Iterator[None]:
     """A `varvel up` of our own, ended by its process id. Raises `Failure` with its last words."""
     flags = ["--data", str(folder), "--port", str(ports[0]), "--tls-port", str(ports[1]), "--no-demo"]
     with log.open("wb") as stderr:
@@ -187,7 +194,8 @@ def _server(folder: Path, ports: list[int], log: Path) -> Iterator[None]:
             stderr=stderr,
         )
     try:
-        _wait_ready(child, log)
+        with waiting(console, "starting") as now:
+            _wait_ready(child, log, now)
         yield
     finally:
         child.send_signal(signal.SIGTERM)
@@ -202,12 +210,13 @@ def _server(folder: Path, ports: list[int], log: Path) -> Iterator[None]:
         raise Failure(f"the server ended with status {status}:\n{_tail(log)}")
 
 
-def _wait_ready(child: subprocess.Popen[bytes], log: Path) -> None:
+def _wait_ready(child: subprocess.Popen[bytes], log: Path, now: Callable[[str], None]) -> None:
     deadline = time.monotonic() + START_SECONDS
     assert child.stdout is not None
     seen = b""
     while time.monotonic() < deadline:
         if not select.select([child.stdout], [], [], 0.2)[0]:
+            now(_doing(log))
             continue
         part = os.read(child.stdout.fileno(), 65536)
         seen += part
@@ -216,6 +225,16 @@ def _wait_ready(child: subprocess.Popen[bytes], log: Path) -> None:
         if any(line.startswith(b"ready ") for line in seen.splitlines()):
             return
     raise Failure(f"the server did not become ready:\n{_tail(log)}", FAILED)
+
+
+def _doing(log: Path) -> str:
+    """The last line of a deployment in the server's log."""
+    lines = log.read_text(errors="replace").splitlines()[-1:]
+    try:
+        said = json.loads(lines[0]) if lines else {}
+    except ValueError:
+        said = {}
+    return str(said.get("line") or said.get("event") or "starting")[:70]
 
 
 def _tail(log: Path) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from varvel.apps import folder as folders
-from varvel.apps.errors import DeployRefused
+from varvel.apps.errors import DeployRefused, FolderTooLarge
 from varvel.apps.rules import parse_target
 from varvel.cli import upload
 from varvel.cli.connection import FAILED, USAGE, Failure
@@ -24,6 +26,10 @@ def split_path(text: str) -> tuple[Path, str]:
     """Folder and target of `path/to/app.py:app`. Raises `Failure`."""
     file, separator, attribute = text.replace("::", ":").partition(":")
     path = Path(file)
+    if path.is_dir():
+        found = sorted(item.name for item in path.glob("*.py"))
+        hint = f"name a file in it, such as {path / found[0]}" if found else "there is no Python file in it"
+        raise Failure(f"{file} is a folder: {hint}", USAGE)
     if not path.is_file():
         raise Failure(f"there is no file {file}", USAGE)
     return path.resolve().parent, path.name + separator + attribute
@@ -37,12 +43,28 @@ def send(session: Session, folder: Path, order: dict[str, Any], say: Callable[[s
         try:
             parse_target(order["target"])
             folders.pack(folder, limits, packed)
+        except FolderTooLarge as problem:
+            raise Failure(f"{problem.message}. {_largest(folder)}") from problem
         except DeployRefused as problem:
             raise Failure(problem.message) from problem
         whole = {**order, "folder_name": folder.name}
         body, headers = upload.form(session, packed, "files", {"order": json.dumps(whole)}, "uploading")
         with session.server.stream("POST", "/control/deploy", content=body, headers=headers) as reply:
             return _follow(reply.iter_lines(), say)
+
+
+def _largest(folder: Path) -> str:
+    """What makes a folder large, so that it can be moved or named with --data of the app instead."""
+    sizes: dict[str, int] = {}
+    for place, _, names in os.walk(folder):
+        top = Path(place).relative_to(folder).parts[:1]
+        for name in names:
+            entry = f"{top[0]}/" if top else name
+            with contextlib.suppress(OSError):
+                sizes[entry] = sizes.get(entry, 0) + Path(place, name).lstat().st_size
+    found = sorted(sizes.items(), key=lambda item: -item[1])[:3]
+    shown = ", ".join(f"{name} ({size / 2**20:.1f} MiB)" for name, size in found)
+    return f"Largest in it: {shown}. What apps read belongs into their files: 'varvel files put'"
 
 
 def _follow(lines: Iterator[str], say: Callable[[str, str], None]) -> dict[str, Any]:
@@ -63,7 +85,10 @@ def _follow(lines: Iterator[str], say: Callable[[str, str], None]) -> dict[str, 
 def _unsaid(message: str, said: set[str]) -> str:
     """The message without what its reader has seen go by already: a traceback, the output of uv."""
     first, *rest = message.rstrip().splitlines()
-    return "\n".join([first, *(line for line in rest if line.strip() not in said)])
+    unsaid = [line for line in rest if line.strip() not in said]
+    if first.endswith(":") and not unsaid:
+        first = f"{first[:-1]}, as said above"
+    return "\n".join([first, *unsaid])
 
 
 @command

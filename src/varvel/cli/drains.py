@@ -48,7 +48,9 @@ def _list(session: Session) -> None:
                 )
                 for item in found["drains"]
             ),
+            fold=("url", "last error"),
         ),
+        "no drain: 'varvel drains create URL --secret ...' makes one",
     )
 
 

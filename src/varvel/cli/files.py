@@ -14,7 +14,7 @@ from varvel.cli import resume, upload
 from varvel.cli.connection import FAILED, USAGE, Failure
 from varvel.cli.progress import transfer
 from varvel.cli.session import Session, command, table
-from varvel.cli.times import short
+from varvel.cli.times import near
 
 group = typer.Typer(help="Files of your apps: ls, get, put, rm, mv, verify.", no_args_is_help=True)
 ROOT = resume.ROOT
@@ -24,6 +24,8 @@ RemotePath = Annotated[str, typer.Argument(metavar="PATH", help="Path in the sto
 
 def inner(path: str) -> str:
     """The path inside the storage: `/data/x`, as apps see it, and `x` are one file. Raises `Failure`."""
+    if ".." in path.split("/"):
+        raise Failure(f"a path in the storage has no '..', as {path!r} has", USAGE)
     text = path if path.endswith("/") else f"{path}/"
     if not path.startswith("/"):
         return path
@@ -41,10 +43,10 @@ def ls(session: Session, path: Annotated[str, typer.Argument(help="Folder; the t
     found = session.server.get(_below("list", path))
 
     def made() -> Table:
-        rows = ((item["size"] if item["is_file"] else None, short(item["updated_time"]), _name(item)) for item in found)
+        rows = ((item["size"] if item["is_file"] else None, near(item["updated_time"]), _name(item)) for item in found)
         return table(("bytes", "updated", "name"), rows)
 
-    session.show(found, made)
+    session.show(found, made, f"there is nothing in {path or 'the storage'}: 'varvel files put FILE PATH' uploads")
 
 
 @group.command()

@@ -7,10 +7,13 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from varvel.cli.connection import FAILED, MISSING, Failure
 from varvel.cli.session import Session, command, table
-from varvel.cli.times import later, short
+from varvel.cli.times import later, near
+from varvel.errors import VarvelError
 
-group = typer.Typer(help="Keys: list, create, delete, rotate. They need an ADMIN key.")
+group = typer.Typer(help="Keys: list, create, delete, rotate, recover. They need an ADMIN key.")
+NOT_FOUND = 404
 
 
 @group.callback(invoke_without_command=True)
@@ -33,12 +36,10 @@ def _list(session: Session) -> None:
 
     def made() -> Table:
         times = ("created_at", "last_used_at", "expires_at")
-        rows = (
-            (item["key_id"], item["alias"], item["scope"], *(short(item[time]) for time in times)) for item in found
-        )
+        rows = ((item["key_id"], item["alias"], item["scope"], *(near(item[time]) for time in times)) for item in found)
         return table(("key", "alias", "scope", "created", "last used", "expires"), rows)
 
-    session.show(found, made)
+    session.show(found, made, "no API keys: 'varvel keys create NAME' makes one. ADMIN keys are not listed")
 
 
 @group.command()
@@ -57,9 +58,37 @@ def create(
 @group.command("delete")
 @command
 def delete_key(session: Session, key_id: Annotated[str, typer.Argument()]) -> None:
-    """End a key at once and for good."""
+    """End a key at once and for good. One that is not listed is no error: it holds no more."""
+    listed = {item["key_id"] for item in session.server.pages("/v1/keys", "keys", None)}
     session.server.call("DELETE", f"/v1/keys/{key_id}")
-    session.say(f"key {key_id} is ended")
+    session.say(f"key {key_id} is ended" if key_id in listed else f"there was no key {key_id}")
+
+
+@group.command()
+@command
+def recover(
+    session: Session,
+    owner: Annotated[str, typer.Argument(help="Whose key.")] = "me",
+) -> None:
+    """Make a new ADMIN key when all are lost. The server must be stopped; this needs only its data folder.
+
+    For the first owner it is also written to DIR/admin.key when that file is gone. It is printed once.
+    """
+    from varvel import server  # only this command of the group needs it
+
+    data = session.place.data
+    if not (data / "state.db").is_file():
+        raise Failure(f"{data} is no data folder of a server: name it with --data", MISSING)
+    try:
+        key = server.recover_key(data, owner)
+    except VarvelError as problem:
+        raise Failure(problem.message, MISSING if problem.status == NOT_FOUND else FAILED) from problem
+    path = data / "admin.key"
+    if owner == server.FIRST_OWNER and not path.exists():
+        path.touch(mode=0o600)
+        path.write_text(key)
+        session.say(f"kept in {path}")
+    session.show({"key": key, "owner": owner, "scope": "ADMIN"}, lambda: key)
 
 
 @group.command()

@@ -11,6 +11,7 @@ import typer
 from rich.text import Text
 
 from varvel.cli.connection import UNREACHABLE, USAGE, Connection, Failure
+from varvel.cli.requests import require_known
 from varvel.cli.session import Session, command
 from varvel.cli.times import moment, short
 
@@ -54,6 +55,10 @@ def logs(
     }
     labels = [label_filter(text) for text in label or []] or None
     found = history(session.server, params, limit, labels)
+    if app and not found:
+        require_known(session, [app])
+    if not found and not follow:
+        session.say("no log line that fits was printed in that time")
     for item in found:
         show(session, item)
     if follow:

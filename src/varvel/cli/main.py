@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import sys
+import traceback
 from collections.abc import Iterable
 from importlib import import_module
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from varvel import __version__
-from varvel.cli.connection import INTERRUPTED, Failure
+from varvel.cli.connection import FAILED, INTERRUPTED, Failure
 
 HELP = """Run Python apps on your own machines, call them through a queue, and look after them.
 
@@ -69,6 +72,10 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 
 def main() -> None:
     """Run the command line and exit."""
+    for stream in (sys.stdout, sys.stderr):
+        # What a terminal cannot show is written as its number; it is no reason to fail.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(run(sys.argv[1:]))
 
 
@@ -85,7 +92,20 @@ def run(arguments: list[str]) -> int:
         return ending.code if isinstance(ending.code, int) else 0
     except KeyboardInterrupt:
         return INTERRUPTED
+    except OSError as problem:
+        _complain(f"{problem.filename or 'reading or writing failed'}: {problem.strerror or problem}")
+        return FAILED
+    except Exception as problem:
+        _complain(_defect(problem))
+        return FAILED
     return 0
+
+
+def _defect(problem: Exception) -> str:
+    """What to report of an error that nobody foresaw: its kind, its words, and the way to it."""
+    frames = [frame for frame in traceback.extract_tb(problem.__traceback__) if "varvel" in Path(frame.filename).parts]
+    way = " > ".join(f"{Path(frame.filename).name}:{frame.lineno}" for frame in frames)
+    return f"unexpected {type(problem).__name__}: {problem} (at {way}). This is a defect of Varvel: please report it."
 
 
 def _complain(message: str) -> None:

@@ -32,7 +32,7 @@ def flush(
     """Cancel every request of an app that waits. What runs goes on."""
     owner, name = app_parts(app)
     if not yes:
-        typer.confirm(f"Cancel every waiting request of {app}?", abort=True, err=True)
+        session.ask(f"Cancel every waiting request of {app}?")
     headers = {"idempotency-key": uuid.uuid4().hex}
     session.server.call("DELETE", f"/v1/serverless/apps/{owner}/{name}/queue", headers=headers)
     session.say(f"nothing waits for {app} now")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
+from varvel.cli import draw
 from varvel.cli.connection import USAGE, Failure
 from varvel.cli.session import Session, command, table
-from varvel.cli.times import moment, short
+from varvel.cli.times import moment, near, short
 
 PAGE = 100
 MOST_ENDPOINTS = 50
@@ -42,7 +44,44 @@ def requests(
         "limit": min(limit, PAGE),
     }
     found = list(session.server.pages("/v1/serverless/requests/by-endpoint", "items", limit, params))
-    session.show(found, lambda: _table(found))
+    if not found:
+        require_known(session, endpoint)
+    if request and len(found) == 1:
+        session.show(found, lambda: _one(session, found[0]))
+    else:
+        session.show(found, lambda: _table(found), "no request that fits ended in that time")
+
+
+def require_known(session: Session, names: list[str] | None) -> None:
+    """For a query that found nothing: raises `Failure` when an app that it names is none (any more)."""
+    for name in names or []:
+        owner, slash, rest = name.strip("/").partition("/")
+        if slash and rest:
+            session.server.get(f"/v1/serverless/apps/{owner}/{rest.partition('/')[0]}/queue")
+
+
+def _one(session: Session, item: dict[str, Any]) -> Table:
+    """One request, with the time that it waited beside the time that it ran."""
+    ran = float(item["duration"] or 0)
+    sent, ended = (datetime.fromisoformat(item[name]) for name in ("sent_at", "ended_at"))
+    waited = max(0.0, (ended - sent).total_seconds() - ran)
+    room = session.room(24, most=40)
+
+    def timed(seconds: float) -> str:
+        return f"{seconds:>9.3f} s  {draw.bar(seconds, max(waited, ran), room, ascii_only=session.ascii_only)}"
+
+    rows = [
+        ("request", item["request_id"]),
+        ("endpoint", item["endpoint_id"]),
+        ("status", str(item["status_code"])),
+        ("sent", short(item["sent_at"])),
+        ("waited", timed(waited)),
+        ("ran", timed(ran)),
+        ("ended", short(item["ended_at"])),
+        ("units", None if item.get("billable_units") is None else f"{float(item['billable_units']):g}"),
+        ("runner", item.get("runner_id")),
+    ]
+    return table(("", ""), [(name, value) for name, value in rows if value is not None])
 
 
 def all_apps(session: Session, env: str | None = None) -> list[str]:
@@ -56,10 +95,10 @@ def all_apps(session: Session, env: str | None = None) -> list[str]:
 
 
 def _table(found: list[dict[str, Any]]) -> Table:
-    columns = ("ended", "endpoint", "request", "status", "seconds", "units")
+    columns = ("ended", "endpoint", "request", "code", "seconds", "units")
     rows = (
         (
-            short(item["ended_at"]),
+            near(item["ended_at"]),
             item["endpoint_id"],
             item["request_id"],
             item["status_code"],
@@ -68,4 +107,4 @@ def _table(found: list[dict[str, Any]]) -> Table:
         )
         for item in found
     )
-    return table(columns, rows)
+    return table(columns, rows, fold=("endpoint",))

@@ -13,9 +13,10 @@ from typing import Annotated, Any, get_type_hints
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.table import Table
 
-from varvel.cli.connection import Connection, Failure, Place, find_place
+from varvel.cli.connection import USAGE, Connection, Failure, Place, find_place
 
 Url = Annotated[str | None, typer.Option("--url", help="Server. Default: VARVEL_URL, else http://127.0.0.1:8787.")]
 Key = Annotated[str | None, typer.Option("--key", help="Key. Default: VARVEL_KEY, FAL_KEY, else DIR/admin.key.")]
@@ -48,6 +49,21 @@ class Session:
         if self._connection is not None:
             self._connection.__exit__()
 
+    @property
+    def ascii_only(self) -> bool:
+        """Whether stdout takes no more than ASCII."""
+        return not self.out.encoding.lower().startswith("utf")
+
+    def room(self, taken: int, least: int = 12, most: int = 60) -> int:
+        """Characters of a line that are left for a drawing beside `taken` others."""
+        return max(least, min(most, self.out.width - taken))
+
+    def ask(self, question: str) -> None:
+        """Go on only after a yes. Raises `Failure` where there is nobody to ask."""
+        if not sys.stdin.isatty():
+            raise Failure(f"{question} Nobody can answer here: say --yes", USAGE)
+        typer.confirm(question, abort=True, err=True)
+
     def say(self, text: str, style: str = "dim") -> None:
         """A remark for people; none in JSON mode."""
         if not self.json:
@@ -55,22 +71,28 @@ class Session:
 
     def print_json(self, value: Any) -> None:
         """One JSON document."""
-        print_text(json.dumps(value, indent=2, ensure_ascii=False))
+        print_text(json.dumps(value, indent=2, ensure_ascii=self.ascii_only))
 
     def print_line(self, value: Any) -> None:
         """One JSON line of many."""
-        print_text(json.dumps(value, ensure_ascii=False))
+        print_text(json.dumps(value, ensure_ascii=self.ascii_only))
 
-    def show(self, value: Any, table: Callable[[], Table | str]) -> None:
-        """The value in JSON mode, else the table or text made of it."""
+    def show(self, value: Any, table: Callable[[], Table | str], nothing: str = "") -> None:
+        """The value in JSON mode, else the table or text made of it. `nothing` is said of a table without rows."""
         if self.json:
             self.print_json(value)
             return
         made = table()
         if isinstance(made, str):
             print_text(made)
+        elif made.row_count == 0 and nothing:
+            self.say(nothing)
         else:
-            self.out.print(made)
+            # A terminal that is too narrow folds lines itself: an id that is cut cannot be copied.
+            needed = Measurement.get(self.out, self.out.options.update(max_width=UNFOLDED), made).minimum
+            if needed > self.out.width:
+                made.width = needed
+            self.out.print(made, soft_wrap=needed > self.out.width)
 
 
 def print_text(text: str) -> None:
@@ -79,15 +101,17 @@ def print_text(text: str) -> None:
     sys.stdout.flush()
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None) -> Table:
-    """A table for people; numbers stand right."""
+def table(
+    columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None, fold: Sequence[str] = ()
+) -> Table:
+    """A table for people; numbers stand right. Columns in `fold` give way where there is too little room."""
     made = Table(
         title=title, title_justify="left", box=None, pad_edge=False, header_style="bold", show_header=any(columns)
     )
     found = [list(row) for row in rows]
     for index, column in enumerate(columns):
         numeric = bool(found) and all(isinstance(row[index], int | float) or row[index] is None for row in found)
-        made.add_column(column, justify="right" if numeric else "left", overflow="fold")
+        made.add_column(column, justify="right" if numeric else "left", overflow="fold", no_wrap=column not in fold)
     for row in found:
         made.add_row(*(escape("" if cell is None else _cell(cell)) for cell in row))
     return made

@@ -36,3 +36,13 @@ def short(text: str | None) -> str:
     if not text:
         return ""
     return datetime.fromisoformat(text).astimezone().strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
+
+
+def near(text: str | None, now: datetime | None = None) -> str:
+    """A time of the API in local time, to the second: of today without its date, of other days without the year."""
+    if not text:
+        return ""
+    then, today = datetime.fromisoformat(text).astimezone(), (now or datetime.now(UTC)).astimezone().date()
+    if then.date() == today:
+        return then.strftime("%H:%M:%S")
+    return then.strftime("%m-%d %H:%M:%S" if then.year == today.year else "%Y-%m-%d %H:%M:%S")

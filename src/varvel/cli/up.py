@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
+import tempfile
 import threading
 from collections.abc import Callable
 from dataclasses import fields
@@ -82,11 +83,25 @@ def up(settings: Settings, app: App = None, examples: Examples = True, demo_run:
         if demo_run and examples and not app and ready.first_start:
             threading.Thread(target=_show, args=(settings, ready.url, ready.failed), daemon=True, name="demo").start()
 
+    _usable(settings.data)
+    if not (settings.data / "state.db").exists() and examples and not app:
+        Console(stderr=True).print("first start: environments of the examples are built; that takes a minute or so")
     try:
         status = server.run(settings, apps=[_checked(item) for item in app or []], examples=examples, on_ready=greet)
     except VarvelError as problem:
         raise Failure(problem.message) from problem
     raise typer.Exit(status)
+
+
+def _usable(folder: Path) -> None:
+    """A data folder that cannot be is said before anything starts. Raises `Failure`."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as problem:
+        hint = "Give another folder (--data or VARVEL_DATA), or let this user write there"
+        raise Failure(f"the data folder {folder} cannot be written: {problem.strerror}. {hint}") from problem
 
 
 def _checked(target: str) -> str:

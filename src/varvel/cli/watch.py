@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 from prometheus_client.parser import text_string_to_metric_families
 
+from varvel.cli.requests import require_known
 from varvel.cli.session import Session, command, print_text, table
 
 
@@ -27,11 +28,13 @@ def metrics(
         for sample in family.samples
         if app is None or sample.labels.get("application") == app
     ]
+    if app and not samples:
+        require_known(session, [app])
     found = [{"name": item.name, "labels": dict(item.labels), "value": item.value} for item in samples]
     rows = (
         (item.name, " ".join(f"{key}={value}" for key, value in item.labels.items()), item.value) for item in samples
     )
-    session.show(found, lambda: table(("metric", "labels", "value"), rows))
+    session.show(found, lambda: table(("metric", "labels", "value"), rows, fold=("labels",)))
 
 
 @command
