@@ -95,10 +95,18 @@ class Labelled:
                 scope["scheme"] = value.decode("latin-1")
         request = Request(request_id, endpoint)
         serve(request)
+        capture = self._capture
+
+        async def send_after_lines(message: Any) -> None:
+            # The answer's end may be read before the app returns: a line without its end goes out first.
+            if message["type"] == "http.response.body" and not message.get("more_body"):
+                capture.flush(request)
+            await send(message)
+
         try:
-            await self._app(scope, receive, send)
+            await self._app(scope, receive, send_after_lines)
         finally:
-            self._capture.end(request)
+            capture.end(request)
 
 
 class Server(uvicorn.Server):

@@ -234,11 +234,15 @@ class Capture:
         threading.excepthook = lambda args: self._uncaught(args.exc_type, args.exc_value, args.exc_traceback)
         _teach_threads()
 
+    def flush(self, request: Request) -> None:
+        """Send what a request has written without a line end."""
+        for stream in self._streams:
+            stream.finish(request)
+
     def end(self, request: Request) -> None:
         """The app is done with a request."""
         request.ended = True
-        for stream in self._streams:
-            stream.finish(request)
+        self.flush(request)
 
     def finish(self) -> None:
         """The process ends."""

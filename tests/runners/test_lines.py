@@ -77,6 +77,28 @@ async def work(rid):
     }
 
 
+async def test_a_line_without_its_end_is_there_with_the_answer_although_the_app_goes_on(world: World) -> None:
+    app = world.app(
+        """
+        import asyncio
+        async def app(scope, receive, send):
+            assert scope["type"] == "http"
+            print("unfinished", end="")
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b"do", "more_body": True})
+            await send({"type": "http.response.body", "body": b"ne"})
+            print("afterwards", end="")
+            await asyncio.sleep(0.3)
+        """
+    )
+    pool = await world.pool()
+    slot = await pool.acquire(app)
+    assert await call(slot, request_id="R1") == (200, b"done")
+    assert world.logs.messages(request_id="R1") == ["unfinished"]
+    slot.release()
+    await until(lambda: world.logs.messages(request_id="R1") == ["unfinished", "afterwards"])
+
+
 async def test_lines_keep_their_order_and_their_time(world: World) -> None:
     await called(world, "async def work(rid):\n    for n in range(500): print(n)\n", "R1")
     assert world.logs.messages() == [str(n) for n in range(500)]
