@@ -27,7 +27,7 @@ from varvel.platform.parts import PlatformParts
 from varvel.queue.model import AttemptResult, Job
 from varvel.queue.scheduler import Scheduler
 from varvel.queue.store import SqliteQueueStore
-from varvel.runners.model import RunnerInfo, Slot
+from varvel.runners.model import RunnerInfo, Slot, Trouble
 from varvel.settings import Settings
 from varvel.state.database import Database
 from varvel.state.ledger import Ledger
@@ -102,7 +102,10 @@ class Idle:
 
     def demand(self, app: AppId, waiting: int) -> None: ...
     def on_free(self, callback: Callable[[AppId], None]) -> None: ...
-    def on_start_failed(self, callback: Callable[[AppId, str, str], None]) -> None: ...
+    def trouble(self, app: AppId) -> Trouble | None:
+        return None
+
+    def on_start_failed(self, callback: Callable[[AppId, Trouble], None]) -> None: ...
     def runners(self, app: AppId | None = None) -> list[RunnerInfo]:
         return [each for each in self.here if app in (None, each.app)]
 

@@ -155,12 +155,19 @@ def run(order: dict[str, Any], channel: socket.socket, capture: Capture) -> int:
         ws_per_message_deflate=False,
         backlog=1024,
     )
+    if order["kind"] == "fal":
+        logging.getLogger("uvicorn.error").addFilter(lambda record: not _told_already(record))
     server = Server(config, ready, exiting)
     try:
         server.run()
     finally:
         Path(order["socket"]).unlink(missing_ok=True)
     return 0 if server.started else 1
+
+
+def _told_already(record: logging.LogRecord) -> bool:
+    """Whether uvicorn tells of an exception that a `fal.App` has printed before, as JSON."""
+    return record.module == "httptools_impl" and record.exc_info is not None
 
 
 def prepare(order: dict[str, Any]) -> None:

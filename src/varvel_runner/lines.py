@@ -113,6 +113,8 @@ class Stream(io.TextIOBase):
         self._level = level
         self._descriptor = descriptor
         self._partial: dict[tuple[int, Request | None], str] = {}
+        self._cut: set[tuple[int, Request | None]] = set()
+        """Whose last line was so long that it was sent before its end came."""
         self.buffer = _Bytes(self)
 
     encoding = "utf-8"
@@ -148,11 +150,17 @@ class Stream(io.TextIOBase):
         request = serving()
         key = (threading.get_ident(), request)
         waiting = self._partial.pop(key, "") + text
-        if "\n" not in text:
+        if key in self._cut:
+            self._cut.discard(key)
+            waiting = waiting.removeprefix("\n")
+            if not waiting:
+                return len(text)
+        if "\n" not in waiting:
             if len(waiting) < PARTIAL:
                 self._partial[key] = waiting
             else:
                 self._lines.send(self._level, waiting, request)
+                self._cut.add(key)
             return len(text)
         *whole, rest = waiting.split("\n")
         for line in whole:
@@ -170,6 +178,8 @@ class Stream(io.TextIOBase):
 
     def finish(self, request: Request | None) -> None:
         """Send the unfinished lines of a request; of everybody, if it is None."""
+        if self._cut:
+            self._cut = {key for key in self._cut if request is not None and key[1] is not request}
         if self._partial:
             for key in [key for key in list(self._partial) if request is None or key[1] is request]:
                 self._lines.send(self._level, self._partial.pop(key, ""), key[1])

@@ -7,11 +7,14 @@ import json
 import socket
 import sys
 import threading
+from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from varvel_runner import storage
 from varvel_runner.lines import Capture, Lines, watch
 
+HERE = str(Path(__file__).parent)
 LARGEST_ORDER = 190_000
 """Bytes of the packet that says what to run."""
 
@@ -59,4 +62,12 @@ def _tell(capture: Capture, problem: BaseException) -> None:
     elif isinstance(problem, ModuleNotFoundError) and problem.name == "uvicorn":
         capture.lines.send("error", "uvicorn is not installed in the app's environment")
     else:
-        sys.excepthook(type(problem), problem, problem.__traceback__)
+        sys.excepthook(type(problem), problem, _from_the_app_on(problem))
+
+
+def _from_the_app_on(problem: BaseException) -> TracebackType | None:
+    """Its traceback without the frames before the app's own, which say how it was loaded."""
+    inner = traceback = problem.__traceback__
+    while inner is not None and inner.tb_frame.f_code.co_filename.startswith((HERE, "<frozen importlib")):
+        inner = inner.tb_next
+    return inner or (None if isinstance(problem, SyntaxError) else traceback)

@@ -15,6 +15,21 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 waiting: dict[str, asyncio.Event] = {}
 
 
+def prints_and_fails() -> Any:
+    """Not there, but says something private before it turns out."""
+    print("the password is swordfish")
+    raise RuntimeError("no model file")
+
+
+class _Late:
+    def __getattr__(self, name: str) -> Any:
+        return prints_and_fails()
+
+
+late = _Late()
+"""As `late.app` an app that fails at its start."""
+
+
 async def _lifespan(receive: Receive, send: Send) -> None:
     while True:
         message = await receive()

@@ -19,5 +19,6 @@ async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Rig]
         running.apps.add("common", "app", auth_mode="shared")
         running.apps.add("hasty", "app", request_timeout=0.3)
         running.apps.add("broken", "missing")
+        running.apps.add("talkative", "late.app", auth_mode="shared")
         running.apps.add("never", "never_ready", startup_timeout=0.6)
         yield running

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import httpx
 import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
 
 from tests.gateway.rig import Rig, rig
 from varvel.ids import is_uuid
@@ -199,12 +201,36 @@ async def test_response_headers_over_the_limit_fail_the_response(shared: Rig) ->
     assert len(fine.headers["x-long"]) == 15_000
 
 
+async def test_headers_over_the_limit_are_not_the_runners_end_and_not_worth_another_try(shared: Rig) -> None:
+    client = await shared.client()
+    runner = (await client.post("/run/me/common", json={})).headers["x-fal-served-from"]
+    failed = await client.post("/run/me/common", json={"headers": {"x-long": "h" * 17_000}})
+    assert "x-fal-needs-retry" not in failed.headers
+    after = await client.post("/run/me/common", json={})
+    assert failed.headers["x-fal-served-from"] == after.headers["x-fal-served-from"] == runner
+
+
+@pytest.mark.parametrize(
+    ("status", "own", "needed"),
+    [(503, None, "1"), (504, None, "1"), (503, "0", "0"), (500, None, None), (500, "1", "1"), (429, None, None)],
+)
+async def test_a_failure_that_may_pass_says_that_it_may(
+    shared: Rig, status: int, own: str | None, needed: str | None
+) -> None:
+    client = await shared.client()
+    headers = {"x-fal-needs-retry": own} if own else {}
+    answer = await client.post("/run/me/common", json={"status": status, "headers": headers})
+    assert (answer.status_code, answer.headers.get("x-fal-needs-retry")) == (status, needed)
+    assert answer.headers.get_list("x-fal-needs-retry") == ([needed] if needed else [])
+
+
 async def test_an_app_over_its_time_limit_is_stopped_and_answers_504(shared: Rig) -> None:
     client = await shared.client()
     await client.post("/run/me/hasty", json={})
     answer = await client.post("/run/me/hasty", json={"sleep": 5})
     assert (answer.status_code, answer.json()["error_type"]) == (504, "request_timeout")
     assert "x-fal-request-timeout-type" not in answer.headers
+    assert answer.headers["x-fal-needs-retry"] == "1"
     assert (await shared.record(answer.headers["x-fal-request-id"]))["duration"] < 2
 
 
@@ -226,6 +252,22 @@ async def test_an_app_that_cannot_start_says_so(shared: Rig) -> None:
     answer = await client.post("/run/me/broken", json={})
     assert (answer.status_code, answer.json()["error_type"]) == (503, "runner_scheduling_failure")
     assert "missing" in answer.json()["detail"]
+
+
+async def test_what_an_app_printed_before_it_failed_is_for_its_owner_only(shared: Rig) -> None:
+    owner, stranger = await shared.client(), await shared.client("other")
+    told = (await owner.post("/run/me/talkative", json={})).json()
+    assert "swordfish" in told["detail"]
+    assert "no model file" in told["detail"]
+    answer = await stranger.post("/run/me/talkative", json={})
+    assert (answer.status_code, answer.json()["error_type"]) == (503, "runner_scheduling_failure")
+    assert answer.json()["detail"] == "The app failed to start (exit status 1)"
+    with pytest.raises(InvalidStatus) as refused:
+        await connect(
+            f"{shared.url.replace('http', 'ws')}/run/me/talkative/realtime",
+            additional_headers={"Authorization": f"Key {shared.keys['other']}"},
+        )
+    assert b"swordfish" not in refused.value.response.body
 
 
 async def test_an_app_that_never_becomes_ready_answers_504(shared: Rig) -> None:

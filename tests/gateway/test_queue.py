@@ -222,6 +222,36 @@ async def test_which_of_an_apps_own_errors_are_tried_again(shared: Rig, status: 
     assert (await shared.record(submitted["request_id"]))["attempts"] == attempts
 
 
+async def test_headers_over_the_limit_are_not_tried_again(shared: Rig) -> None:
+    client = await shared.client()
+    submitted = await _submit(client, "me/echo", {"headers": {"x-long": "h" * 17_000}})
+    await _done(client, submitted)
+    answer = await client.get(submitted["response_url"])
+    assert (answer.status_code, answer.json()["error_type"]) == (502, "runner_incomplete_response")
+    assert (await shared.record(submitted["request_id"]))["attempts"] == 1
+
+
+async def test_a_request_whose_app_cannot_start_is_told_why_it_waits(shared: Rig) -> None:
+    client = await shared.client("other")
+    deadline = {"X-Fal-Request-Start-Timeout": "3"}
+    first = await _submit(client, "me/talkative", {}, headers=deadline)
+    for _ in range(400):
+        status = (await client.get(first["status_url"], params={"logs": 1})).json()
+        if status["logs"] or status["status"] == "COMPLETED":
+            break
+        await asyncio.sleep(0.02)
+    assert status["status"] == "IN_QUEUE"
+    second = await _submit(client, "me/talkative", {}, headers=deadline)
+    for submitted in (first, second):
+        ended = await _done(client, submitted, "?logs=1")
+        [line] = ended["logs"]
+        assert line["message"].startswith("No runner can start: The app failed to start (exit status 1). The next")
+        assert line["level"] == "ERROR"
+        answer = await client.get(submitted["response_url"])
+        assert (answer.status_code, answer.headers["x-fal-request-timeout-type"]) == (504, "user")
+        assert answer.json()["detail"].endswith("The app failed to start (exit status 1).")
+
+
 async def test_a_time_limit_is_a_condition_of_its_own(shared: Rig) -> None:
     client = await shared.client()
     config = {"X-Fal-Retry-Config": json.dumps({"timeout": {"retries": 0}})}
@@ -273,6 +303,8 @@ async def test_a_waiting_line_has_positions_priorities_a_bound_and_can_be_cancel
         await _done(client, running)
         ended = await client.get(running["response_url"])
         assert (ended.status_code, ended.json()) == (499, {"detail": "cancelled by the app"})
+        status = (await client.get(running["status_url"])).json()
+        assert (status["error"], status["error_type"]) == ("Invalid status code: 499", "client_cancelled")
 
         await _done(client, low)
         normal_row, low_row = await own.record(normal["request_id"]), await own.record(low["request_id"])

@@ -85,7 +85,13 @@ async def test_a_client_that_vanishes_frees_its_place_and_is_recorded(shared: Ri
         socket.transport.abort()
     row = await shared.record(request_id)
     assert (row["kind"], row["status_code"]) == ("realtime", 499)
+    for _ in range(200):
+        if shared.pool.in_flight(next(iter(shared.apps.known))) == 0:
+            break
+        await asyncio.sleep(0.02)
     assert shared.pool.in_flight(next(iter(shared.apps.known))) == 0
+    said = [line.message for line in await shared.lines.request_logs(request_id)]
+    assert "asked to cancel" in said
 
 
 async def test_a_runner_that_dies_closes_the_socket_and_is_recorded(shared: Rig) -> None:

@@ -15,7 +15,7 @@ from varvel.ids import now, uuid7
 from varvel.queue.model import AttemptResult, Headers, Job, Outcome
 from varvel.queue.scheduler import Scheduler
 from varvel.queue.store import SqliteQueueStore
-from varvel.runners.model import RunnerInfo, RunnerResponse, Slot
+from varvel.runners.model import RunnerInfo, RunnerResponse, Slot, Trouble
 from varvel.settings import Settings
 from varvel.state.database import Database
 from varvel.state.outbox import Outbox
@@ -113,7 +113,10 @@ class MemoryPool:
     def on_free(self, callback: Callable[[AppId], None]) -> None:
         self.callbacks.append(callback)
 
-    def on_start_failed(self, callback: Callable[[AppId, str, str], None]) -> None: ...
+    def on_start_failed(self, callback: Callable[[AppId, Trouble], None]) -> None: ...
+
+    def trouble(self, app: AppId) -> Trouble | None:
+        return None
 
     def runners(self, app: AppId | None = None) -> list[RunnerInfo]:
         return []

@@ -26,6 +26,10 @@ class Hello(fal.App):
     def teardown(self):
         print("torn down")
 
+    @fal.endpoint("/boom")
+    def boom(self, input: Input) -> Output:
+        raise RuntimeError("boom " + input.prompt)
+
     @fal.endpoint("/")
     def greet(self, input: Input) -> Output:
         print("greeting", input.prompt)
@@ -46,3 +50,14 @@ async def test_an_unmodified_fal_app_is_served_with_its_hooks(world: World) -> N
     said = [line for line in world.logs.messages(level="stdout") if not line.startswith("[debug]")]
     assert said == ["set up", "greeting you", "asked to end", "torn down"]
     assert world.logs.messages(request_id="R1") == ["greeting you"]
+
+
+async def test_an_exception_of_a_fal_app_is_one_line_of_its_request(world: World) -> None:
+    app = world.app(HELLO, kind="fal", attribute="Hello")
+    pool = await world.pool()
+    slot = await pool.acquire(app)
+    answer = await call(slot, b"/boom", b'{"prompt": "now"}', request_id="R2", content_type="application/json")
+    assert (answer[0], json.loads(answer[1])) == (500, {"detail": "Internal Server Error"})
+    slot.release()
+    (line,) = world.logs.messages(request_id="R2")
+    assert json.loads(line)["traceback"].startswith("RuntimeError: boom now")

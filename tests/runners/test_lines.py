@@ -47,6 +47,8 @@ async def work(rid):
     print("no line end", end="")
 """
     await called(world, work, "R1")
+    # A line without an end is sent when the app is done, which may be a moment after its answer.
+    await until(lambda: "no line end" in world.logs.messages(request_id="R1"))
     lines = [(line["level"], line["message"]) for line in world.logs.lines if line["request_id"] == "R1"]
     assert sorted(lines) == sorted(
         [
@@ -247,6 +249,7 @@ async def test_a_line_of_any_length_and_alphabet_arrives(world: World) -> None:
     await called(world, work, "R1")
     *pieces, odd, empty = world.logs.messages(request_id="R1")
     assert "".join(pieces) == "é€😀" * 20_000
+    assert all(pieces)
     assert odd == "\\udcff\x1f|"
     assert empty == ""
 

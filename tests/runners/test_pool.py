@@ -19,7 +19,7 @@ from varvel.runners.errors import (
     StartTimedOut,
     StartTimeout,
 )
-from varvel.runners.model import RunnerState
+from varvel.runners.model import RunnerState, Trouble
 
 
 def alive(pid: int) -> bool:
@@ -219,16 +219,23 @@ async def test_an_app_that_answers_another_length_than_announced_fails_the_call(
 
 async def test_an_app_that_fails_on_import_says_why_and_is_not_tried_at_once_again(world: World) -> None:
     app, pool = world.app("import a_module_that_is_not_there"), await world.pool()
-    failures: list[tuple[AppId, str, str]] = []
-    pool.on_start_failed(lambda *failure: failures.append(failure))
+    failures: list[tuple[AppId, Trouble]] = []
+    pool.on_start_failed(lambda app, trouble: failures.append((app, trouble)))
+    assert pool.trouble(app) is None
     with pytest.raises(SchedulingFailed, match="No module named 'a_module_that_is_not_there'"):
         await pool.acquire(app)
     with pytest.raises(SchedulingFailed, match="a_module_that_is_not_there"):
         await pool.acquire(app)
-    assert [(failure[0], failure[1]) for failure in failures] == [(app, "runner_scheduling_failure")]
+    assert failures == [(app, Trouble("The app failed to start (exit status 1)", 30.0))]
+    trouble = pool.trouble(app)
+    assert trouble is not None
+    assert 25 < trouble.retry_in <= 30
     assert world.categories() == ["runner_pending", "runner_setup", "runner_startup_failure"]
-    (error,) = world.logs.messages(level="error")
-    assert error.startswith("Traceback")
+    error, said = world.logs.messages(level="error")
+    first, second, *_ = error.splitlines()
+    assert first.startswith("Traceback")
+    assert second.endswith('app.py", line 1, in <module>')
+    assert said == "The app failed to start (exit status 1). The next start is put off by 30 seconds"
     pool.demand(app, 1)
     assert states(pool) == [RunnerState.CRASH_BACKOFF]
 

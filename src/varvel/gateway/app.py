@@ -32,19 +32,25 @@ from varvel.gateway.webhooks import Webhooks
 from varvel.ids import now, uuid7
 from varvel.metrics.meter import Meter
 from varvel.queue.model import Job, Outcome
+from varvel.queue.troubles import Line, Troubles
 from varvel.runners.model import Pool, Slot
 from varvel.settings import Settings
 from varvel.state.ledger import Ledger
+from varvel.telemetry.model import LogSink
 
 SMALL_BODY = 64 * 1024
 """Bytes of a body that is ours to read, such as the order for a token."""
 
 
-class FinishingScheduler(Scheduler, Protocol):
+class FinishingScheduler(Scheduler, Line, Protocol):
     """A scheduler that tells of what has ended, and learns how to ask what runs to stop."""
 
     def on_finished(self, callback: Callable[[Job, Outcome], None]) -> None: ...
     def on_cancel_running(self, callback: Callable[[Job, Slot], None]) -> None: ...
+
+
+class RequestLogSink(RequestLogs, LogSink, Protocol):
+    """Where lines of requests go, and come from."""
 
 
 class Misdirected(VarvelError):
@@ -72,7 +78,7 @@ class Gateway:
         pool: Pool,
         scheduler: FinishingScheduler,
         ledger: Ledger,
-        telemetry: RequestLogs,
+        telemetry: RequestLogSink,
         meter: Meter,
         machines: Machines,
         *,
@@ -88,8 +94,9 @@ class Gateway:
         self._webhooks = webhooks
         recording = Recording(settings, ledger, meter, machines)
         self._direct = DirectCalls(settings, pool, attempts, recording)
-        self._queue = QueueCalls(settings, self._access, scheduler, telemetry, webhooks)
-        self._realtime = Realtime(pool, recording)
+        troubles = Troubles(pool, catalog, scheduler, telemetry)
+        self._queue = QueueCalls(settings, self._access, scheduler, telemetry, webhooks, troubles)
+        self._realtime = Realtime(pool, attempts, recording)
         apps = tokens.AppCredentials(secret("app uploads"))
         self._uploads = Uploads(settings, self._access, self._tokens, apps, secret("uploads"))
         self._app_uploads = AppUploads(settings, self._uploads)

@@ -19,12 +19,13 @@ from varvel.gateway.bodies import pieces_of, spill
 from varvel.gateway.headers import AnswerHeaders, read_answer
 from varvel.ids import now, uuid7
 from varvel.queue.model import AttemptResult, Condition, Headers, Job, Outcome
-from varvel.runners.errors import ResponseHeadersTooLarge, RunnerError, RunnerRefused
+from varvel.runners.errors import ResponseHeadersTooLarge, RunnerError, RunnerRefused, StartFailed
 from varvel.runners.model import RunnerResponse, Slot
 from varvel.settings import Settings
 
 _CHECKED = frozenset({500, 502, 504})
-_TRIED_AGAIN = frozenset({503, 504})
+TRIED_AGAIN = frozenset({503, 504})
+"""Answers of an app that the queue would ask for again."""
 
 
 class RequestTimeout(VarvelError):
@@ -53,11 +54,20 @@ def failure(
     )
 
 
-def condition_of(error: VarvelError) -> Condition:
-    """Which retry budget an attempt that failed this way takes from."""
+def condition_of(error: VarvelError) -> Condition | None:
+    """Which retry budget an attempt that failed this way takes from; None when the next would fail in the same way."""
+    if isinstance(error, ResponseHeadersTooLarge):
+        return None
     if isinstance(error, RequestTimeout):
         return "timeout"
     return "connection_error" if isinstance(error, RunnerRefused) else "server_error"
+
+
+def told(error: VarvelError, caller: str | None, owner: str) -> VarvelError:
+    """The error as a caller may see it: what an app printed before it failed to start is for its owner only."""
+    if isinstance(error, StartFailed) and caller != owner:
+        return type(error)(error.line)
+    return error
 
 
 def head_for_app(
@@ -85,6 +95,8 @@ def give_up(slot: Slot, error: BaseException) -> None:
     """Give the place back after an attempt that broke off; a runner that refused gets checked, others end."""
     if isinstance(error, RunnerRefused):
         slot.release(health_check=True)
+    elif isinstance(error, ResponseHeadersTooLarge):
+        slot.release()  # the connection is dropped; the runner is as good as before
     else:
         slot.release(kill=True)
 
@@ -141,7 +153,7 @@ class Attempts:
             give_up(slot, problem)
             raise
         settle(slot, outcome.status, answer)
-        condition: Condition | None = "server_error" if outcome.status in _TRIED_AGAIN else None
+        condition: Condition | None = "server_error" if outcome.status in TRIED_AGAIN else None
         return AttemptResult(
             outcome=outcome, condition=condition, needs_retry=answer.needs_retry, hints=answer.hints or []
         )

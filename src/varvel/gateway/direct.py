@@ -12,7 +12,18 @@ from enum import IntEnum
 
 from varvel.errors import VarvelError
 from varvel.gateway.asgi import ClientGone, Receive, Send, answer
-from varvel.gateway.attempt import Attempts, RequestTimeout, failure, give_up, head_for_app, outcome_of, settle
+from varvel.gateway.attempt import (
+    TRIED_AGAIN,
+    Attempts,
+    RequestTimeout,
+    condition_of,
+    failure,
+    give_up,
+    head_for_app,
+    outcome_of,
+    settle,
+    told,
+)
 from varvel.gateway.bodies import take
 from varvel.gateway.headers import AnswerHeaders, of_answer
 from varvel.gateway.recording import Call, Kind, Recorder
@@ -228,7 +239,7 @@ class DirectCalls:
         except StartTimeout as late:
             problem = late if call.start_timeout is None else NotStarted()
         except RunnerError as failed:
-            problem = failed
+            problem = told(failed, call.caller, app.app.owner)
         await self._fail(call, problem, None, now(), vigil, send)
         return None
 
@@ -277,6 +288,8 @@ class DirectCalls:
             await self._fail(call, ClientDisconnected(), slot, started_at, vigil, send, head.units)
             return
         outcome = outcome_of(slot, response.status, head, output, started_at)
+        if outcome.status in TRIED_AGAIN and head.needs_retry is None:
+            outcome.headers.append(_NEEDS_RETRY)
         await self._record(call, outcome, "sync", body if isinstance(body, bytes) else b"")
         length = head.content_length if bodiless else len(output)
         await answer(send, outcome.status, _own_head(call, slot, outcome.headers, length), output)
@@ -391,7 +404,7 @@ class DirectCalls:
         headers = outcome.headers
         if isinstance(problem, NotStarted):
             headers.append((b"x-fal-request-timeout-type", b"user"))
-        elif isinstance(problem, RunnerError):
+        elif isinstance(problem, RunnerError | RequestTimeout) and condition_of(problem) is not None:
             headers.append(_NEEDS_RETRY)
         await answer(send, outcome.status, _own_head(call, slot, headers, len(outcome.body)), outcome.body)
 

@@ -19,6 +19,7 @@ from varvel.gateway.routes import RequestTarget, Target, without_fal_parameters
 from varvel.gateway.webhooks import Webhooks
 from varvel.ids import is_uuid, iso_micros
 from varvel.queue.model import Job, JobState, JobStatus, Outcome
+from varvel.queue.troubles import Troubles
 from varvel.settings import Settings
 from varvel.telemetry.model import LogRow
 
@@ -49,13 +50,20 @@ class QueueCalls:
     """Serves `/queue/...`."""
 
     def __init__(
-        self, settings: Settings, access: Access, scheduler: Scheduler, logs: RequestLogs, webhooks: Webhooks
+        self,
+        settings: Settings,
+        access: Access,
+        scheduler: Scheduler,
+        logs: RequestLogs,
+        webhooks: Webhooks,
+        troubles: Troubles,
     ) -> None:
         self._settings = settings
         self._access = access
         self._scheduler = scheduler
         self._logs = logs
         self._webhooks = webhooks
+        self._troubles = troubles
 
     # Submit
 
@@ -112,6 +120,7 @@ class QueueCalls:
             if job.body_file is not None:
                 await asyncio.to_thread(job.body_file.unlink, missing_ok=True)
             raise
+        self._troubles.submitted(app.app, request_id)
         urls = self._urls(scope, target.prefix, request_id)
         reply = {"status": "IN_QUEUE", "request_id": request_id, "gateway_request_id": request_id, **urls}
         await answer_json(send, 200, {**reply, "queue_position": position}, request_id)

@@ -11,7 +11,7 @@ from websockets.typing import Subprotocol
 
 from varvel.errors import VarvelError, data_plane_error
 from varvel.gateway.asgi import JSON, Receive, Scope, Send, encode
-from varvel.gateway.attempt import failure, head_for_app
+from varvel.gateway.attempt import Attempts, failure, head_for_app, told
 from varvel.gateway.headers import of_answer
 from varvel.gateway.recording import Call, Recorder
 from varvel.ids import now, uuid7
@@ -36,8 +36,9 @@ _HANDSHAKE = frozenset(
 class Realtime:
     """Relays WebSockets to runners, and records each once, when it is closed."""
 
-    def __init__(self, pool: Pool, record: Recorder) -> None:
+    def __init__(self, pool: Pool, attempts: Attempts, record: Recorder) -> None:
         self._pool = pool
+        self._attempts = attempts
         self._record = record
 
     async def refuse(self, scope: Scope, receive: Receive, send: Send, error: VarvelError) -> None:
@@ -75,7 +76,9 @@ class Realtime:
             await _deny(scope, send, answer.status_code, _head(call, slot, kept, len(body)), body)
             return
         except (RunnerError, OSError, InvalidHandshake, ConnectionClosed, TimeoutError) as problem:
-            error = problem if isinstance(problem, RunnerError) else RunnerRefused()
+            error = (
+                told(problem, call.caller, call.app.app.owner) if isinstance(problem, RunnerError) else RunnerRefused()
+            )
             outcome = failure(error, started_at=started_at, slot=slot)
             await self._end(call, slot, outcome)
             await _deny(
@@ -133,7 +136,17 @@ class Realtime:
             outcome.revision = slot.revision_id
             outcome.machine_type = slot.machine_type
             outcome.cold_boot = slot.cold_boot
-            slot.release(kill=outcome.status == 503, health_check=outcome.status in (500, 502, 504))
+            if outcome.status == 499:
+                self._attempts.ask_to_cancel(
+                    slot,
+                    path=call.path,
+                    request_id=call.request_id,
+                    caller=call.caller,
+                    owner=call.app.app.owner,
+                    release=True,
+                )
+            else:
+                slot.release(kill=outcome.status == 503, health_check=outcome.status in (500, 502, 504))
         await self._record(call, outcome, "realtime", b"")
 
 

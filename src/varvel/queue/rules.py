@@ -103,12 +103,12 @@ def cancelled(at: float) -> Outcome:
     return outcome
 
 
-def start_timed_out(at: float) -> Outcome:
-    """The end of a request that did not start within the time that its caller set."""
+def start_timed_out(at: float, trouble: str | None = None) -> Outcome:
+    """The end of a request that did not start within the time that its caller set; `trouble` is why, if it is known."""
     return own_end(
         504,
         "request_timeout",
-        "The request did not start within its start timeout.",
+        "The request did not start within its start timeout." + (f" {trouble}." if trouble else ""),
         at,
         headers=((b"x-fal-request-timeout-type", b"user"),),
     )

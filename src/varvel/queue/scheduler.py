@@ -267,6 +267,10 @@ class Scheduler:
         """How many requests wait for an app."""
         return self._order.size(app)
 
+    def next_ids(self, app: AppId, count: int) -> list[str]:
+        """Ids of the requests that come first, in their order."""
+        return [item.request_id for item in self._order.upcoming(app, count)]
+
     def on_finished(self, callback: Finished) -> None:
         """Have `callback(job, outcome)` called on the event loop after each end is on disk."""
         self._endings.on_finished(callback)
@@ -383,12 +387,16 @@ class Scheduler:
     def _expired(self, request_ids: list[str]) -> None:
         """Start deadlines have come: those that still wait end."""
         waiting = [item for request_id in request_ids if (item := self._order.get(request_id)) is not None]
-        self._end_waiting(self._take_out(waiting), rules.start_timed_out)
+        self._end_waiting(self._take_out(waiting), self._start_timed_out)
 
-    def _end_waiting(self, taken: list[tuple[AppId, int, Waiting]], end: Callable[[float], Outcome]) -> None:
+    def _start_timed_out(self, job: Job, at: float) -> Outcome:
+        trouble = self._pool.trouble(job.app)
+        return rules.start_timed_out(at, trouble.reason if trouble is not None else None)
+
+    def _end_waiting(self, taken: list[tuple[AppId, int, Waiting]], end: Callable[[Job, float], Outcome]) -> None:
         if taken:
             seqs = [item.seq for _, _, item in taken]
-            self._spawn(self._endings.end_many(seqs, lambda job: end(self._clock())))
+            self._spawn(self._endings.end_many(seqs, lambda job: end(job, self._clock())))
             for app in {app for app, _, _ in taken}:
                 self._touch(app)
 
@@ -412,7 +420,9 @@ class Scheduler:
         app = self._catalog.get(app_id)
         if app is None:
             # Page by page, each in its own turn of the loop.
-            self._end_waiting(self._take_out(self._order.upcoming(app_id, _FLUSH_PAGE)), rules.app_gone)
+            self._end_waiting(
+                self._take_out(self._order.upcoming(app_id, _FLUSH_PAGE)), lambda job, at: rules.app_gone(at)
+            )
             return
         while (item := self._order.first(app_id)) is not None:
             if item.deadline is not None and item.deadline <= self._clock():
@@ -479,6 +489,8 @@ class Scheduler:
             return
         if again is not None:
             result.outcome = _asked_for(result.outcome)
+        if running.cancel and result.outcome.status == 499:
+            result.outcome.error_type = "client_cancelled"  # the app has stopped as it was asked to
         running.ending = True
         await self._endings.end_surely(running.item.seq, job, result.outcome)
 

@@ -36,9 +36,14 @@ class ResponseHeadersTooLarge(RunnerIncomplete):
 
 
 class StartFailed(RunnerError):
-    """A runner of the app could not start."""
+    """A runner of the app could not start. The first line of the message says how, the rest is its output."""
 
     data_type = "runner_scheduling_failure"
+
+    @property
+    def line(self) -> str:
+        """What may be told to anybody, for it holds nothing that the app printed."""
+        return self.message.partition("\n")[0]
 
 
 class SchedulingFailed(StartFailed):

@@ -45,6 +45,16 @@ class RunnerInfo:
     memory_bytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """Why an app has no runner: its last start failed, and the next is put off."""
+
+    reason: str
+    """One line, without what the app printed."""
+    retry_in: float
+    """Seconds until the next start."""
+
+
 class RunnerResponse(Protocol):
     """The head of a runner's answer, and its body as it comes. Must be read to the end or closed."""
 
@@ -115,8 +125,12 @@ class Pool(Protocol):
         ...
 
     def on_free(self, callback: Callable[[AppId], None]) -> None: ...
-    def on_start_failed(self, callback: Callable[[AppId, str, str], None]) -> None:
-        """Called with (app, error_type, detail) when a runner could not start."""
+    def on_start_failed(self, callback: Callable[[AppId, Trouble], None]) -> None:
+        """Called when a runner could not start, unless that was for a deployment."""
+        ...
+
+    def trouble(self, app: AppId) -> Trouble | None:
+        """Why nothing serves the app while its starts fail; None while a runner is there or on its way."""
         ...
 
     def runners(self, app: AppId | None = None) -> list[RunnerInfo]: ...

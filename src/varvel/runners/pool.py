@@ -21,7 +21,7 @@ from varvel.runners.book import Book, Record
 from varvel.runners.environment import app_environment, passed
 from varvel.runners.errors import SchedulingFailed, StartFailed, StartTimedOut, StartTimeout
 from varvel.runners.fleet import Fleet, Waiter
-from varvel.runners.model import RunnerInfo, RunnerState, Slot
+from varvel.runners.model import RunnerInfo, RunnerState, Slot, Trouble
 from varvel.runners.output import Output
 from varvel.runners.placement import LocalPlacement, Order, Placement
 from varvel.runners.room import Room
@@ -69,7 +69,7 @@ class LocalPool:
         self._lend = lend
         self._fleets: dict[AppId, Fleet] = {}
         self._free_callbacks: list[Callable[[AppId], None]] = []
-        self._failed_callbacks: list[Callable[[AppId, str, str], None]] = []
+        self._failed_callbacks: list[Callable[[AppId, Trouble], None]] = []
         self._tasks: set[asyncio.Task[Any]] = set()
         self._room = Room(settings.max_runners, self._evict)
         self._stopping = False
@@ -161,9 +161,16 @@ class LocalPool:
         """As `Pool.on_free`."""
         self._free_callbacks.append(callback)
 
-    def on_start_failed(self, callback: Callable[[AppId, str, str], None]) -> None:
+    def on_start_failed(self, callback: Callable[[AppId, Trouble], None]) -> None:
         """As `Pool.on_start_failed`."""
         self._failed_callbacks.append(callback)
+
+    def trouble(self, app: AppId) -> Trouble | None:
+        """As `Pool.trouble`."""
+        fleet = self._fleets.get(app)
+        if fleet is None or fleet.failure is None or not self._hopeless(fleet):
+            return None
+        return Trouble(fleet.failure.line, max(0.0, fleet.retry_at - self._loop.time()))
 
     def runners(self, app: AppId | None = None) -> list[RunnerInfo]:
         """As `Pool.runners`."""
@@ -299,9 +306,12 @@ class LocalPool:
 
     def _refuse_in_backoff(self, fleet: Fleet) -> None:
         """Raise `SchedulingFailed` when the app's runners have just failed to start and none is on its way."""
-        hopeful = any(runner.state is not State.CRASH_BACKOFF for runner in fleet.runners)
-        if fleet.failure is not None and not hopeful and self._loop.time() < fleet.retry_at:
+        if fleet.failure is not None and self._hopeless(fleet) and self._loop.time() < fleet.retry_at:
             raise _for_callers(fleet.failure)
+
+    @staticmethod
+    def _hopeless(fleet: Fleet) -> bool:
+        return all(runner.state is State.CRASH_BACKOFF for runner in fleet.runners)
 
     def _leave(self, fleet: Fleet, waiter: Waiter) -> None:
         """Its caller does not wait any more; a slot that was given to it in the same moment is given back."""
@@ -433,7 +443,7 @@ class LocalPool:
         try:
             await self._start(fleet, runner)
         except StartFailed as failure:
-            self._start_failed(fleet, failure)
+            self._start_failed(fleet, runner, failure)
 
     async def _start(self, fleet: Fleet, runner: Runner) -> None:
         """Bring a runner from pending to ready. Raises `StartFailed`."""
@@ -457,7 +467,10 @@ class LocalPool:
             failure = (
                 problem if isinstance(problem, StartFailed) else StartFailed(f"No runner can be started: {problem}")
             )
-            self._book.event(runner, "runner_finished" if runner.stopping else "runner_startup_failure")
+            if runner.stopping:
+                self._book.event(runner, "runner_finished")
+            else:
+                self._book.event(runner, "runner_startup_failure", reason=failure.message)
             started.set_exception(failure)
         finally:
             if not started.done():
@@ -551,17 +564,20 @@ class LocalPool:
         self._pump(fleet)
         self._feed(fleet)
 
-    def _start_failed(self, fleet: Fleet, failure: StartFailed) -> None:
+    def _start_failed(self, fleet: Fleet, runner: Runner, failure: StartFailed) -> None:
         """Put the next start off, and tell those that wait, unless another runner may still serve them."""
         if self._stopping or self._catalog.get(fleet.app) is None:
             return
         fleet.failures += 1
         fleet.failure = failure
-        fleet.retry_at = self._loop.time() + rules.backoff(fleet.failures)
+        pause = rules.backoff(fleet.failures)
+        fleet.retry_at = self._loop.time() + pause
+        if not runner.stopping:
+            runner.output.say("error", f"{failure.line}. The next start is put off by {pause:g} seconds")
         if not any(runner.state in READY or runner.state is State.SETUP for runner in fleet.runners):
             self._fail_waiters(fleet, _for_callers(failure))
         for callback in self._failed_callbacks:
-            callback(fleet.app, failure.data_type, failure.message)
+            callback(fleet.app, Trouble(failure.line, pause))
         self._pump(fleet)
 
     async def _clear(self, fleet: Fleet, runner: Runner, placed: bool) -> None:
