@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.ASCII)
@@ -26,9 +27,33 @@ def _noise() -> bytes:
         return block[:10]
 
 
+class OrderedClock:
+    """Wall time in nanoseconds that follows a clock that is set forward, and goes on when it is set back."""
+
+    def __init__(
+        self, wall: Callable[[], int] = time.time_ns, monotonic: Callable[[], int] = time.monotonic_ns
+    ) -> None:
+        self._wall = wall
+        self._monotonic = monotonic
+        self._offset = wall() - monotonic()
+
+    def __call__(self) -> int:
+        passed = self._monotonic()
+        offset = self._wall() - passed
+        if offset > self._offset:
+            self._offset = offset
+        return passed + self._offset
+
+
+_ordered = OrderedClock()
+
+
 def uuid7() -> str:
-    """A UUID version 7 (RFC 9562) in its 36-character form: sorts by the millisecond in which it was made."""
-    value = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(_noise(), "big")
+    """A UUID version 7 (RFC 9562) in its 36-character form: sorts by the millisecond in which it was made.
+
+    In one process also while the clock is set back.
+    """
+    value = (_ordered() // 1_000_000) << 80 | int.from_bytes(_noise(), "big")
     value = value & ~(0xF << 76) | 0x7 << 76
     value = value & ~(0x3 << 62) | 0x2 << 62
     text = f"{value:032x}"
@@ -43,6 +68,21 @@ def is_uuid(text: str) -> bool:
 def now() -> float:
     """Wall clock in seconds since 1970 (UTC). Every time that is stored or sent is one of these."""
     return time.time()
+
+
+class Started:
+    """The moment at which something began: its wall time, and how long ago that is, whatever is done to the clock."""
+
+    __slots__ = ("_began", "_monotonic", "at")
+
+    def __init__(self, wall: Callable[[], float] = time.time, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self.at = wall()
+        self._monotonic = monotonic
+        self._began = monotonic()
+
+    def ended(self) -> float:
+        """Wall time of an end now, as if the clock had not been set since."""
+        return self.at + self._monotonic() - self._began
 
 
 def iso(at: float) -> str:

@@ -172,6 +172,7 @@ class Parts:
     serve: Serve = answer_ok
     slots: int = 1
     settings: dict[str, Any] = field(default_factory=dict)
+    clock: Callable[[], float] = now
     pool: MemoryPool = field(init=False)
     catalog: MemoryCatalog = field(default_factory=MemoryCatalog)
     database: Database = field(init=False)
@@ -189,7 +190,9 @@ class Parts:
         self.outbox = Outbox(self.database)
         self.store = SqliteQueueStore(self.database, self.outbox, self.folder / "spill")
         settings = Settings(data=self.folder, **{"retry_backoff": 0.0, **self.settings})
-        self.scheduler = Scheduler(self.store, self.pool, self.catalog, self._attempt, settings, machine)
+        self.scheduler = Scheduler(
+            self.store, self.pool, self.catalog, self._attempt, settings, machine, clock=self.clock
+        )
         await self.scheduler.start()
 
     async def stop(self, grace: float = 0.0) -> None:

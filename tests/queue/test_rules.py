@@ -92,8 +92,7 @@ def test_delays_double_up_to_a_bound() -> None:
 
 def test_large_results_go_earlier_unless_payloads_are_kept() -> None:
     def lives(size: int, *, kept: bool) -> float:
-        ended = outcome(ended_at=1000.0)
-        return rules.expiry(ended, size, kept=kept, ttl=3600, large=100, large_ttl=360) - 1000
+        return rules.expiry(1000.0, size, kept=kept, ttl=3600, large=100, large_ttl=360) - 1000
 
     assert lives(99, kept=False) == 3600
     assert lives(100, kept=False) == 360

@@ -199,3 +199,12 @@ async def test_a_flush_is_kept_until_its_ends_are_written(open_store: Open, tmp_
         assert await opened.store.flushes() == {flush: list(range(1000))}
         await opened.store.flushed(flush)
         assert await opened.store.flushes() == {}
+
+
+async def test_the_steps_of_the_clock_are_kept(open_store: Open, tmp_path: Path) -> None:
+    async with open_store(tmp_path) as opened:
+        assert await opened.store.clock_steps() == 0
+        await opened.store.keep_clock_steps(3600.0)
+        await opened.store.keep_clock_steps(-1.5)
+    async with open_store(tmp_path) as opened:
+        assert await opened.store.clock_steps() == -1.5

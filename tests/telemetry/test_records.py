@@ -65,6 +65,12 @@ def test_a_request_that_no_runner_took_started_when_it_ended_and_costs_nothing()
     assert found.billing.billable_units == 0
 
 
+def test_a_clock_that_was_set_back_while_a_request_waited_takes_nothing_from_its_duration() -> None:
+    found = recorded(started_at=100.0 - 3600, ended_at=103.0 - 3600)
+    assert (found.request.started_at, found.request.ended_at) == (100_000_000, 103_000_000)
+    assert (found.request.duration, found.billing.billable_duration) == (3.0, 3.0)
+
+
 def test_a_clock_that_stepped_back_makes_no_negative_time() -> None:
     record = recorded(started_at=90.0, ended_at=80.0).request
     assert record.duration == 0

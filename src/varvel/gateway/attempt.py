@@ -17,7 +17,7 @@ from varvel.gateway.access import caller_id
 from varvel.gateway.asgi import JSON, encode
 from varvel.gateway.bodies import pieces_of, spill
 from varvel.gateway.headers import AnswerHeaders, read_answer
-from varvel.ids import now, uuid7
+from varvel.ids import Started, uuid7
 from varvel.queue.model import AttemptResult, Condition, Headers, Job, Outcome
 from varvel.runners.errors import ResponseHeadersTooLarge, RunnerError, RunnerRefused, StartFailed
 from varvel.runners.model import RunnerResponse, Slot
@@ -36,7 +36,7 @@ class RequestTimeout(VarvelError):
 
 
 def failure(
-    error: VarvelError, *, started_at: float, slot: Slot | None = None, headers: Headers | None = None
+    error: VarvelError, *, started: Started, slot: Slot | None = None, headers: Headers | None = None
 ) -> Outcome:
     """The outcome of a request that ends with an error of ours instead of the app's answer."""
     return Outcome(
@@ -48,8 +48,8 @@ def failure(
         runner_id=slot.runner_id if slot else None,
         revision=slot.revision_id if slot else None,
         machine_type=slot.machine_type if slot else "",
-        started_at=started_at,
-        ended_at=now(),
+        started_at=started.at,
+        ended_at=started.ended(),
         cold_boot=slot.cold_boot if slot else 0.0,
     )
 
@@ -101,7 +101,7 @@ def give_up(slot: Slot, error: BaseException) -> None:
         slot.release(kill=True)
 
 
-def outcome_of(slot: Slot, status: int, answer: AnswerHeaders, body: bytes, started_at: float) -> Outcome:
+def outcome_of(slot: Slot, status: int, answer: AnswerHeaders, body: bytes, started: Started) -> Outcome:
     """The outcome of an app's own answer, whatever its status."""
     return Outcome(
         status=status,
@@ -112,8 +112,8 @@ def outcome_of(slot: Slot, status: int, answer: AnswerHeaders, body: bytes, star
         runner_id=slot.runner_id,
         revision=slot.revision_id,
         machine_type=slot.machine_type,
-        started_at=started_at,
-        ended_at=now(),
+        started_at=started.at,
+        ended_at=started.ended(),
         cold_boot=slot.cold_boot,
         units=answer.units,
     )
@@ -132,21 +132,21 @@ class Attempts:
 
         Never raises for what the app or its runner did. The slot is given back in all cases.
         """
-        started_at = now()
+        started = Started()
         response: RunnerResponse | None = None
         try:
             async with asyncio.timeout(app.scaling.request_timeout):
                 response = await self._send(slot, job)
                 answer = self.read_head(response)
-                outcome = await self._receive(slot, job, response, answer, started_at)
+                outcome = await self._receive(slot, job, response, answer, started)
         except TimeoutError:
-            return self._failed(slot, response, RequestTimeout(), started_at)
+            return self._failed(slot, response, RequestTimeout(), started)
         except RunnerError as problem:
-            return self._failed(slot, response, problem, started_at)
+            return self._failed(slot, response, problem, started)
         except VarvelError as problem:
             # A full disk, or headers that cannot be sent: not the runner's fault, and no better the next time.
             self._drop(slot, response)
-            return AttemptResult(outcome=failure(problem, started_at=started_at, slot=slot))
+            return AttemptResult(outcome=failure(problem, started=started, slot=slot))
         except BaseException as problem:
             if response is not None:
                 response.close()
@@ -184,26 +184,24 @@ class Attempts:
         return answer
 
     async def _receive(
-        self, slot: Slot, job: Job, response: RunnerResponse, answer: AnswerHeaders, started_at: float
+        self, slot: Slot, job: Job, response: RunnerResponse, answer: AnswerHeaders, started: Started
     ) -> Outcome:
         body = await response.read(self._settings.buffer_body)
         if response.exhausted:
-            return outcome_of(slot, response.status, answer, body, started_at)
+            return outcome_of(slot, response.status, answer, body, started)
         path = self._spill / f"{job.request_id}.{uuid7()[-12:]}.answer"
         await spill(_resumed(body, response), path)
-        outcome = outcome_of(slot, response.status, answer, b"", started_at)
+        outcome = outcome_of(slot, response.status, answer, b"", started)
         outcome.body_file = path
         return outcome
 
     def _failed(
-        self, slot: Slot, response: RunnerResponse | None, problem: VarvelError, started_at: float
+        self, slot: Slot, response: RunnerResponse | None, problem: VarvelError, started: Started
     ) -> AttemptResult:
         if response is not None:
             response.close()
         give_up(slot, problem)
-        return AttemptResult(
-            outcome=failure(problem, started_at=started_at, slot=slot), condition=condition_of(problem)
-        )
+        return AttemptResult(outcome=failure(problem, started=started, slot=slot), condition=condition_of(problem))
 
     def _drop(self, slot: Slot, response: RunnerResponse | None) -> None:
         if response is not None:

@@ -27,7 +27,7 @@ from varvel.gateway.attempt import (
 from varvel.gateway.bodies import take
 from varvel.gateway.headers import AnswerHeaders, of_answer
 from varvel.gateway.recording import Call, Kind, Recorder
-from varvel.ids import now
+from varvel.ids import Started
 from varvel.queue.model import Headers, Outcome
 from varvel.runners.errors import RunnerError, StartTimeout
 from varvel.runners.model import Pool, RunnerResponse, Slot
@@ -209,26 +209,27 @@ class DirectCalls:
     async def serve(self, call: Call, forward: Headers, announced: int | None, receive: Receive, send: Send) -> None:
         """Run the call and answer it. Raises `TooLarge` when its body is, and `StorageFull`; then nothing is sent."""
         vigil = self._rounds.begin(receive)
+        started = Started()
         try:
             try:
                 body = await take(receive, announced, buffer=self._buffer, most=self._max_body)
             except ClientGone:
-                await self._fail(call, ClientDisconnected(), None, call.arrived, vigil, send)
+                await self._fail(call, ClientDisconnected(), None, started, vigil, send)
                 return
             if isinstance(body, bytes):
                 vigil.stage = Stage.WAITING
-            slot = await self._acquire(call, vigil, send)
+            slot = await self._acquire(call, started, vigil, send)
             if slot is not None:
                 await self._run(call, slot, forward, body, announced, vigil, send)
         finally:
             vigil.stop()
 
-    async def _acquire(self, call: Call, vigil: Vigil, send: Send) -> Slot | None:
+    async def _acquire(self, call: Call, arrived: Started, vigil: Vigil, send: Send) -> Slot | None:
         """A slot; None when there was none and that was answered."""
         app = call.app
         timeout = app.scaling.startup_timeout
         if call.start_timeout is not None:
-            timeout = max(call.arrived + call.start_timeout - now(), 0.0)
+            timeout = max(arrived.at + call.start_timeout - arrived.ended(), 0.0)
         problem: VarvelError
         try:
             return await self._pool.acquire(app.app, call.hint, timeout)
@@ -240,7 +241,7 @@ class DirectCalls:
             problem = late if call.start_timeout is None else NotStarted()
         except RunnerError as failed:
             problem = told(failed, call.caller, app.app.owner)
-        await self._fail(call, problem, None, now(), vigil, send)
+        await self._fail(call, problem, None, Started(), vigil, send)
         return None
 
     async def _run(
@@ -253,7 +254,7 @@ class DirectCalls:
         vigil: Vigil,
         send: Send,
     ) -> None:
-        started_at = now()
+        started = Started()
         small = isinstance(body, bytes)
         if isinstance(body, bytes):
             vigil.stage = Stage.RUNNING
@@ -276,18 +277,18 @@ class DirectCalls:
             vigil.stage = Stage.RUNNING
             bodiless = call.method == "HEAD" or response.status in (204, 304)
             if not bodiless and (head.streaming or head.content_length is None or head.content_length > self._buffer):
-                await self._stream(call, slot, response, head, started_at, vigil, send)
+                await self._stream(call, slot, response, head, started, vigil, send)
                 return
             output = await response.read(self._buffer)
         except BaseException as problem:
-            await self._broke(call, slot, response, problem, started_at, vigil, send)
+            await self._broke(call, slot, response, problem, started, vigil, send)
             return
         vigil.stop()
         settle(slot, response.status, head)
         if vigil.gone:
-            await self._fail(call, ClientDisconnected(), slot, started_at, vigil, send, head.units)
+            await self._fail(call, ClientDisconnected(), slot, started, vigil, send, head.units)
             return
-        outcome = outcome_of(slot, response.status, head, output, started_at)
+        outcome = outcome_of(slot, response.status, head, output, started)
         if outcome.status in TRIED_AGAIN and head.needs_retry is None:
             outcome.headers.append(_NEEDS_RETRY)
         await self._record(call, outcome, "sync", body if isinstance(body, bytes) else b"")
@@ -300,7 +301,7 @@ class DirectCalls:
         slot: Slot,
         response: RunnerResponse,
         head: AnswerHeaders,
-        started_at: float,
+        started: Started,
         vigil: Vigil,
         send: Send,
     ) -> None:
@@ -309,7 +310,7 @@ class DirectCalls:
             raise ClientGone
         vigil.stage = Stage.STREAMING
         length = head.content_length
-        outcome = outcome_of(slot, response.status, head, b"", started_at)
+        outcome = outcome_of(slot, response.status, head, b"", started)
         kind: Kind = "stream" if head.streaming else "sync"
         headers = _own_head(call, slot, list(head.forward), length)
         held = b""
@@ -325,14 +326,14 @@ class DirectCalls:
         except BaseException as problem:
             # The head is sent: the client learns by a connection that closes before the end.
             reason = self._give_back(call, slot, response, problem, vigil)
-            broken = failure(reason, started_at=started_at, slot=slot)
+            broken = failure(reason, started=started, slot=slot)
             broken.units = head.units
             vigil.stop()
             await self._record(call, broken, kind, b"")
             return
         vigil.stop()
         settle(slot, response.status, head)
-        outcome.ended_at = now()
+        outcome.ended_at = started.ended()
         await self._record(call, outcome, kind, b"")
         await send({"type": "http.response.body", "body": held})
 
@@ -342,13 +343,13 @@ class DirectCalls:
         slot: Slot,
         response: RunnerResponse | None,
         problem: BaseException,
-        started_at: float,
+        started: Started,
         vigil: Vigil,
         send: Send,
     ) -> None:
         """The call ended without an answer to pass on: give the slot back, record it, and say why."""
         reason = self._give_back(call, slot, response, problem, vigil)
-        await self._fail(call, reason, slot, started_at, vigil, send)
+        await self._fail(call, reason, slot, started, vigil, send)
 
     def _give_back(
         self, call: Call, slot: Slot, response: RunnerResponse | None, problem: BaseException, vigil: Vigil
@@ -390,13 +391,13 @@ class DirectCalls:
         call: Call,
         problem: VarvelError,
         slot: Slot | None,
-        started_at: float,
+        started: Started,
         vigil: Vigil,
         send: Send,
         units: float | None = None,
     ) -> None:
         vigil.stop()
-        outcome = failure(problem, started_at=started_at, slot=slot)
+        outcome = failure(problem, started=started, slot=slot)
         outcome.units = units
         await self._record(call, outcome, "sync", b"")
         if problem.status == 499:

@@ -14,7 +14,7 @@ from varvel.gateway.asgi import JSON, Receive, Scope, Send, encode
 from varvel.gateway.attempt import Attempts, failure, head_for_app, told
 from varvel.gateway.headers import of_answer
 from varvel.gateway.recording import Call, Recorder
-from varvel.ids import now, uuid7
+from varvel.ids import Started, uuid7
 from varvel.queue.model import Headers, Outcome
 from varvel.runners.errors import RunnerDisconnected, RunnerError, RunnerRefused
 from varvel.runners.model import Pool, Slot
@@ -59,10 +59,10 @@ class Realtime:
         await receive()
         timeout = call.app.scaling.startup_timeout if call.start_timeout is None else call.start_timeout
         slot: Slot | None = None
-        started_at = now()
+        started = Started()
         try:
             slot = await self._pool.acquire(call.app.app, call.hint, timeout)
-            started_at = now()
+            started = Started()
             async with asyncio.timeout(OPEN_TIMEOUT):
                 runner = await self._connect(call, slot, forward, scope)
         except InvalidStatus as refused:
@@ -70,7 +70,7 @@ class Realtime:
             headers = [(name.lower().encode(), value.encode()) for name, value in answer.headers.raw_items()]
             body = bytes(answer.body or b"")
             await self._end(
-                call, slot, Outcome(status=answer.status_code, headers=headers, body=b"", **_times(started_at))
+                call, slot, Outcome(status=answer.status_code, headers=headers, body=b"", **_times(started))
             )
             kept = [item for item in headers if item[0] == b"content-type"]
             await _deny(scope, send, answer.status_code, _head(call, slot, kept, len(body)), body)
@@ -79,7 +79,7 @@ class Realtime:
             error = (
                 told(problem, call.caller, call.app.app.owner) if isinstance(problem, RunnerError) else RunnerRefused()
             )
-            outcome = failure(error, started_at=started_at, slot=slot)
+            outcome = failure(error, started=started, slot=slot)
             await self._end(call, slot, outcome)
             await _deny(
                 scope, send, outcome.status, _head(call, slot, outcome.headers, len(outcome.body)), outcome.body
@@ -102,9 +102,9 @@ class Realtime:
         finally:
             runner.transport.abort()
             if status == 503:
-                outcome = failure(RunnerDisconnected(), started_at=started_at, slot=slot)
+                outcome = failure(RunnerDisconnected(), started=started, slot=slot)
             else:
-                outcome = Outcome(status=status, headers=[], body=b"", **_times(started_at))
+                outcome = Outcome(status=status, headers=[], body=b"", **_times(started))
             await self._end(call, slot, outcome)
 
     async def _connect(self, call: Call, slot: Slot, forward: Headers, scope: Scope) -> ClientConnection:
@@ -201,8 +201,8 @@ async def _down(runner: ClientConnection, send: Send) -> None:
         return
 
 
-def _times(started_at: float) -> dict[str, Any]:
-    return {"started_at": started_at, "ended_at": now()}
+def _times(started: Started) -> dict[str, Any]:
+    return {"started_at": started.at, "ended_at": started.ended()}
 
 
 def _head(call: Call, slot: Slot | None, headers: Headers, length: int) -> Headers:

@@ -123,7 +123,7 @@ class Webhooks:
             if status is None:
                 self._forget(request_id)
             elif status.state is JobState.DONE:
-                self._schedule(request_id, tries, max(next_at - now(), 0.0))
+                self._schedule(request_id, tries, min(max(next_at - now(), 0.0), LONGEST_PAUSE))
 
     async def stop(self) -> None:
         """Stop delivering; what is owed stays owed."""

@@ -1,4 +1,4 @@
-"""One timer for all start deadlines."""
+"""One timer for all start deadlines, and the time by which results expire: neither moves when the clock is set."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import asyncio
 import heapq
 from collections.abc import Callable
 
-_LONGEST_SLEEP = 60.0
-"""Deadlines are wall times: a clock that steps is noticed this late at most."""
+_LEAST_STEP = 1.0
+"""Seconds: a smaller difference is no setting of the clock."""
 _PAGE = 2000
 """Most deadlines in one turn of the loop."""
 
@@ -22,7 +22,7 @@ class Deadlines:
         self._timer: asyncio.TimerHandle | None = None
 
     def add(self, at: float, request_id: str) -> None:
-        """Watch a deadline (wall seconds)."""
+        """Watch a deadline (seconds of the monotonic clock)."""
         heapq.heappush(self._heap, (at, request_id))
         if self._heap[0][1] == request_id:
             self._arm()
@@ -34,7 +34,7 @@ class Deadlines:
     def _arm(self) -> None:
         self._disarm()
         if self._heap:
-            wait = min(max(0.0, self._heap[0][0] - self._clock()), _LONGEST_SLEEP)
+            wait = max(0.0, self._heap[0][0] - self._clock())
             self._timer = asyncio.get_running_loop().call_later(wait, self._look)
 
     def _disarm(self) -> None:
@@ -51,3 +51,23 @@ class Deadlines:
         self._arm()
         if due:
             self._expired(due)
+
+
+class SteadyWall:
+    """Wall time without the steps that the clock made when it was set; `steps` are those of earlier lives."""
+
+    def __init__(self, clock: Callable[[], float], monotonic: Callable[[], float], steps: float = 0.0) -> None:
+        self._clock = clock
+        self._monotonic = monotonic
+        self._steps = steps
+        self._offset = clock() - steps - monotonic()
+
+    def now(self) -> float:
+        return self._monotonic() + self._offset
+
+    def steps(self) -> float:
+        """Seconds by which the clock was set, all in all. Drifts of less than a second are none."""
+        steps = self._clock() - self.now()
+        if abs(steps - self._steps) >= _LEAST_STEP:
+            self._steps = steps
+        return self._steps

@@ -35,12 +35,15 @@ class Endings:
         machines: Callable[[str], MachineType],
         default_machine: Callable[[Job], str],
         ended: Callable[[str], None],
+        unset: Callable[[], float],
     ) -> None:
+        """`unset` is the time by which results expire: the wall clock's, but for its steps."""
         self._store = store
         self._settings = settings
         self._machines = machines
         self._default_machine = default_machine
         self._ended = ended
+        self._unset = unset
         self._callbacks: list[Finished] = []
         self._log = structlog.get_logger("varvel.queue")
         self.recent = Recent(settings.queue_memory)
@@ -110,7 +113,7 @@ class Endings:
         settings = self._settings
         kept = job.store_io and settings.payload_days > 0
         expires_at = rules.expiry(
-            outcome,
+            self._unset(),
             len(outcome.body) if outcome.body_file is None else settings.large_result,
             kept=kept,
             ttl=settings.result_ttl,

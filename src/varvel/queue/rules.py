@@ -72,13 +72,13 @@ def delay_before(attempts: int, backoff: float, longest: float) -> float:
     return min(longest, backoff * 2.0**doublings)
 
 
-def expiry(outcome: Outcome, size: int, *, kept: bool, ttl: float, large: int, large_ttl: float) -> float:
-    """Wall time until which a result can be fetched: results of `large` bytes or more go earlier.
+def expiry(ended_at: float, size: int, *, kept: bool, ttl: float, large: int, large_ttl: float) -> float:
+    """Time until which a result can be fetched: results of `large` bytes or more go earlier.
 
     Unless the request's payloads are kept anyway (`kept`): then size makes no difference.
     """
     short = size >= large and not kept
-    return outcome.ended_at + (min(ttl, large_ttl) if short else ttl)
+    return ended_at + (min(ttl, large_ttl) if short else ttl)
 
 
 def own_end(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from varvel.errors import StorageFull, VarvelError
 from varvel.ids import now as wall_clock
 from varvel.ids import uuid7
 from varvel.queue import rules
-from varvel.queue.deadlines import Deadlines
+from varvel.queue.deadlines import Deadlines, SteadyWall
 from varvel.queue.ending import Endings, Finished
 from varvel.queue.errors import QueueFull
 from varvel.queue.memory import Bodies
@@ -100,6 +101,7 @@ class Scheduler:
         machines: Callable[[str], MachineType],
         *,
         clock: Callable[[], float] = wall_clock,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
         self._pool = pool
@@ -107,6 +109,9 @@ class Scheduler:
         self._attempt = attempt
         self._settings = settings
         self._clock = clock
+        self._monotonic = monotonic
+        self._unset = SteadyWall(clock, monotonic)
+        self._steps_kept = 0.0
         self._log = structlog.get_logger("varvel.queue")
         self._order = Order()
         self._bodies = Bodies(settings.queue_memory)
@@ -115,8 +120,8 @@ class Scheduler:
         self._running: dict[str, _Running] = {}
         self._ending: dict[str, _Ending] = {}
         self._watchers: dict[str, list[asyncio.Event]] = {}
-        self._deadlines = Deadlines(self._expired, clock)
-        self._endings = Endings(store, settings, machines, self._machine_of, self._ended)
+        self._deadlines = Deadlines(self._expired, monotonic)
+        self._endings = Endings(store, settings, machines, self._machine_of, self._ended, lambda: self._unset.now())
         self._cancel_running: Callable[[Job, Slot], None] | None = None
         self._seq = 0
         self._rebuilt_to = 0
@@ -136,6 +141,8 @@ class Scheduler:
         ends when nothing is left of its budget. A million waiting jobs take a few seconds.
         """
         await self._store.sweep()
+        self._steps_kept = await self._store.clock_steps()
+        self._unset = SteadyWall(self._clock, self._monotonic, self._steps_kept)
         flushes = await self._store.flushes()
         flushed = {seq for seqs in flushes.values() for seq in seqs}
         after = 0
@@ -163,6 +170,8 @@ class Scheduler:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        with suppress(VarvelError):
+            await self._note_clock()
 
     # What callers ask
 
@@ -284,11 +293,16 @@ class Scheduler:
     def _admit(self, seq: int, job: Job, kept: asyncio.Future[None]) -> None:
         if kept.cancelled() or kept.exception() is not None:
             return
-        self._order.add(job.app, Waiting(seq, job.request_id, job.caller, job.hint, job.start_deadline, job.low))
+        deadline = self._monotonic_deadline(job.start_deadline)
+        self._order.add(job.app, Waiting(seq, job.request_id, job.caller, job.hint, deadline, job.low))
         self._bodies.offer(job)
-        if job.start_deadline is not None:
-            self._deadlines.add(job.start_deadline, job.request_id)
+        if deadline is not None:
+            self._deadlines.add(deadline, job.request_id)
         self._touch(job.app)
+
+    def _monotonic_deadline(self, at: float | None) -> float | None:
+        """A deadline in wall time as one that no setting of the clock moves."""
+        return None if at is None else self._monotonic() + at - self._clock()
 
     async def _rebuild(self, page: list[Alive], flushed: set[int]) -> None:
         """Put a page of jobs back in line, in their order; end those that must not run again."""
@@ -310,14 +324,15 @@ class Scheduler:
             self._spawn(self._endings.end_many(ends, lambda job: outcomes[job.request_id]))
 
     def _line_up(self, app: AppId, row: Alive) -> None:
-        self._order.add(app, Waiting(row.seq, row.request_id, row.caller, row.hint, row.start_deadline, row.low))
+        deadline = self._monotonic_deadline(row.start_deadline)
+        self._order.add(app, Waiting(row.seq, row.request_id, row.caller, row.hint, deadline, row.low))
         if row.attempts:
             spent = dict(row.spent)
             if row.running:
                 spent["connection_error"] = spent.get("connection_error", 0) + 1
             self._tries[row.request_id] = _Tries(row.attempts, spent)
-        if row.start_deadline is not None:
-            self._deadlines.add(row.start_deadline, row.request_id)
+        if deadline is not None:
+            self._deadlines.add(deadline, row.request_id)
 
     def _end_of(self, row: Alive, job: Job | None) -> Outcome | None:
         """The end of a job that the server's death cut off, if it may not be tried again."""
@@ -425,7 +440,7 @@ class Scheduler:
             )
             return
         while (item := self._order.first(app_id)) is not None:
-            if item.deadline is not None and item.deadline <= self._clock():
+            if item.deadline is not None and item.deadline <= self._monotonic():
                 self._expired([item.request_id])
                 continue
             slot = self._pool.try_acquire(app_id, item.hint)
@@ -569,7 +584,7 @@ class Scheduler:
         self._notify(request_id)
 
     async def _result(self, request_id: str) -> tuple[Job, Outcome] | None:
-        now = self._clock()
+        now = self._unset.now()
         found = self._endings.recent.get(request_id, now) or await self._store.result(request_id, now)
         return (found[0], found[1]) if found else None
 
@@ -596,10 +611,19 @@ class Scheduler:
         while True:
             deleted = 0
             try:
-                deleted = await self._store.expire(self._clock(), _EXPIRE_PAGE)
+                await self._note_clock()
+                deleted = await self._store.expire(self._unset.now(), _EXPIRE_PAGE)
             except (StorageFull, StateUnavailable) as problem:
                 self._log.error("expired results could not be deleted", error=str(problem))
             await asyncio.sleep(0 if deleted == _EXPIRE_PAGE else pause)
+
+    async def _note_clock(self) -> None:
+        """Results live for as long as they were to, whatever is done to the clock, also over restarts."""
+        steps = self._unset.steps()
+        if steps != self._steps_kept:
+            self._log.warning("the clock was set", seconds=round(steps - self._steps_kept, 3))
+            await self._store.keep_clock_steps(steps)
+            self._steps_kept = steps
 
     # Those who wait and what goes on beside
 

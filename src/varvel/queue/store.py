@@ -155,6 +155,14 @@ class QueueStore(Protocol):
         """All ends of that flush are written."""
         ...
 
+    async def clock_steps(self) -> float:
+        """What was kept by `keep_clock_steps`; 0 at first."""
+        ...
+
+    async def keep_clock_steps(self, seconds: float) -> None:
+        """Keep by how many seconds the clock was set so far, all servers on this folder together."""
+        ...
+
     async def sweep(self) -> int:
         """Delete spilled bodies that nothing refers to; how many. Only while nothing else runs."""
         ...
@@ -249,6 +257,15 @@ class SqliteQueueStore:
     async def flushed(self, flush: int) -> None:
         await self._database.write(
             lambda db: db.execute("DELETE FROM queue_flushes WHERE flush = ?", (flush,)) and None
+        )
+
+    async def clock_steps(self) -> float:
+        row = await self._database.read(lambda db: db.execute("SELECT steps FROM queue_clock").fetchone())
+        return float(row[0]) if row else 0.0
+
+    async def keep_clock_steps(self, seconds: float) -> None:
+        await self._database.write(
+            lambda db: db.execute("INSERT OR REPLACE INTO queue_clock VALUES (1, ?)", (seconds,)) and None
         )
 
     async def sweep(self) -> int:

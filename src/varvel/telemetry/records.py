@@ -42,11 +42,12 @@ def rows(
 
     Payloads are kept when they are JSON and at most `payload_limit` bytes, each for itself, and not at all when the
     caller asked so (`store_io` False). A request that no runner took (`outcome.runner_id` None) started when it
-    ended and is billed nothing. A clock that stepped back never makes a negative duration.
+    ended and is billed nothing. A clock that was set back while the request waited takes nothing from its duration.
     """
     started = outcome.runner_id is not None
-    ended_at = max(outcome.ended_at, sent_at)
-    started_at = min(max(outcome.started_at, sent_at), ended_at) if started else ended_at
+    ran = max(outcome.ended_at - outcome.started_at, 0.0) if started else 0.0
+    started_at = max(outcome.started_at if started else outcome.ended_at, sent_at)
+    ended_at = started_at + ran
     ended_us = micros(ended_at)
     started_us = micros(started_at)
     sent_us = micros(sent_at)
