@@ -10,13 +10,13 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TypeVar
 
 from varvel.telemetry.client import StoreClient
-from varvel.telemetry.closing import close_days
+from varvel.telemetry.closing import close_asked, close_days
 from varvel.telemetry.schema import statements
 
 DAYS = 90
@@ -102,7 +102,21 @@ class Store(StoreClient):
     pid = 0
     """Process of the engine."""
 
+    def __init__(self, target: Path | str, *, timeout: float = 30.0) -> None:
+        super().__init__(target, timeout=timeout)
+        self.wanted: dict[str, dict[int, int]] = {}
+
     async def barrier(self) -> None: ...
+
+    def keep_closed(self, step: str, stretches: Mapping[int, int]) -> None:
+        """Remember what the server would close in the background."""
+        self.wanted.setdefault(step, {}).update(stretches)
+
+    async def close_wanted(self, now: float) -> None:
+        """What the server does some seconds after the first call."""
+        for step, stretches in self.wanted.items():
+            await close_asked(self, step, stretches, now, 24)
+        self.wanted.clear()
 
 
 S = TypeVar("S", bound=Store)

@@ -4,9 +4,10 @@
 
 So many requests (of 90 days) and so many log lines (of 10 days) are made inside the engine by `store_fill`. Each
 figure is the time of a call of the API in the process of the server, store included; the engine's query condition
-cache is off, so that a repeated call is not free. Beside it stands the bare SQL, in turns with the calls: for pages
-one statement over the narrowest of our windows that holds the page (which a caller could not know beforehand), for
-the rest the statements of the call, alone.
+cache is off, so that a repeated call is not free. After the first round, which is not counted, what it asked for is
+closed, as the server does by itself: so days in Berlin are shown as they cost from the second time on. Beside it
+stands the bare SQL, in turns with the calls: for pages one statement over the narrowest of our windows that holds the
+page (which a caller could not know beforehand), for the rest the statements of the call, alone.
 """
 
 from __future__ import annotations
@@ -140,7 +141,7 @@ def analytics_questions(end: float) -> list[Question]:
         ("hottest app, 30 days by hour, every metric", {"endpoint_id": "me/app0"} | hourly, ""),
         ("50 endpoints, 90 days by day, every metric", {"endpoint_id": routes} | daily, "<= 300"),
         ("50 endpoints, 90 days by day in Berlin, every metric",
-         {"endpoint_id": routes, "timezone": "Europe/Berlin"} | daily, ""),
+         {"endpoint_id": routes, "timezone": "Europe/Berlin"} | daily, "<= 300"),
         ("50 endpoints, 90 days by day, counts", {"endpoint_id": routes} | daily | {"expand": counts}, ""),
         ("50 apps (200 endpoints), 90 days by day, every metric", {"endpoint_id": apps} | daily, ""),
     ]  # fmt: skip
@@ -259,6 +260,7 @@ async def measure(
                 found[question.name].cpu.append(used)
             else:
                 note(f"{question.name}: {took:.1f} ms")
+        await store.close_wanted(time.time() + 86_400)
     return found
 
 

@@ -90,6 +90,10 @@ class Settings:
     analytics_exact_rows: int = _setting(
         1_000_000, "Percentiles are exact up to so many requests in a reply; beyond it within 0.8 %."
     )
+    analytics_calendars: int = _setting(
+        24,
+        "Calendars, such as days in Berlin, whose past buckets are computed once and kept; UTC hours and days always.",
+    )
     analytics_buckets: int = _setting(2_000, "Most time buckets in one reply of analytics or usage.")
     telemetry_flush: float = _setting(0.2, "Longest that a log line waits before it is sent to the store.")
     records_flush: float = _setting(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,8 +35,16 @@ SECTIONS = (account, analytics, focus, requests, usage)
 class Store(StoreClient):
     """The store without the server's feeder: what a test inserts is visible at once."""
 
+    def __init__(self, target: Path | str, *, timeout: float = 30.0) -> None:
+        super().__init__(target, timeout=timeout)
+        self.asked: dict[str, dict[int, int]] = {}
+
     async def barrier(self) -> None:
         """Nothing is on its way."""
+
+    def keep_closed(self, step: str, stretches: Mapping[int, int]) -> None:
+        """Remember what the server would close in the background."""
+        self.asked.setdefault(step, {}).update(stretches)
 
     async def put(self, table: str, *rows: msgspec.Struct) -> None:
         """Insert rows of `telemetry/model.py`."""

@@ -18,7 +18,8 @@ from varvel.platform import analytics_sql as sql
 from varvel.platform.analytics import METRIC_NAMES, AnalyticsReply, Reader, wanted
 from varvel.platform.buckets import Timeframe, label, window
 from varvel.platform.requests_sql import endpoints
-from varvel.telemetry.closing import close_days
+from varvel.telemetry.closed import closed_spans
+from varvel.telemetry.closing import close_asked, close_days
 from varvel.telemetry.model import BillingRow, RequestRow
 
 if TYPE_CHECKING:
@@ -300,17 +301,125 @@ async def test_a_day_is_closed_only_when_it_is_over(served: Served, me: Account,
     assert round(start * SECOND) in await close_days(store, start + 24 * HOUR + 601)
 
 
+CALENDARS: list[tuple[str, Timeframe]] = [
+    ("Europe/Berlin", "day"), ("Asia/Kathmandu", "day"), ("Asia/Kathmandu", "hour"), ("Europe/Berlin", "week"),
+    ("UTC", "week"), ("UTC", "month"), ("Australia/Lord_Howe", "hour"), ("Australia/Lord_Howe", "month"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("zone", "timeframe"), CALENDARS)
+async def test_buckets_of_any_calendar_are_closed_when_they_were_asked_for(
+    served: Served, me: Account, store: Store, zone: str, timeframe: Timeframe
+) -> None:
+    # Over the changes of the clock in Berlin (27 October 2019) and on Lord Howe (6 October 2019).
+    start, end = at("2019-10-04T00:00Z"), at("2019-11-03T12:00Z")
+    rows = many(me.name, 4000, start, end)
+    await store.put("requests", *rows)
+    await store.put("billing", *(bill(request) for request in rows))
+    served.now = end + 5 * 24 * HOUR
+    every = ",".join(("time_series", *METRIC_NAMES))
+    params: dict[str, Any] = {
+        "endpoint_id": f"{me.name}/app", "start": "2019-10-05T07:20Z", "end": "2019-11-03T06:00Z", "timezone": zone,
+        "timeframe": timeframe, "expand": every,
+    }  # fmt: skip
+    for bound in ("true", "false"):
+        store.asked.clear()
+        by_rows = await get(me.api, **params, bound_to_timeframe=bound)
+        ((step, stretches),) = store.asked.items()
+        assert step == f"{timeframe} {zone}"
+        closed = await close_asked(store, step, stretches, served.now, 99)
+        # One that is not over, or goes on after the range, stays open.
+        assert len(closed) == len(stretches) - (timeframe == "month" and bound == "true")
+        assert await close_asked(store, step, stretches, served.now, 99) == []
+        store.asked.clear()
+        by_figures = await get(me.api, **params, bound_to_timeframe=bound)
+        assert sum(map(len, store.asked.values())) == (timeframe == "month" and bound == "true")
+        for ours, theirs in zip(by_figures["time_series"], by_rows["time_series"], strict=True):
+            for one, other in zip(ours["results"], theirs["results"], strict=True):
+                assert one.pop(sql.BILLED) == pytest.approx(other.pop(sql.BILLED), rel=1e-9)
+            assert ours == theirs
+        await store.execute("DELETE FROM closed_spans WHERE step = {step:String}", {"step": step})
+
+
+async def test_closed_buckets_are_read_until_a_row_comes_late_or_their_day_is_dropped(
+    served: Served, me: Account, store: Store
+) -> None:
+    start = at("2018-03-01T00:00Z")
+    await store.put("requests", *(row(me.name, start + day * 24 * HOUR + 600) for day in range(6)))
+    served.now = start + 30 * 24 * HOUR
+    params = {
+        "endpoint_id": f"{me.name}/app", "start": "2018-03-01", "end": "2018-03-07", "timezone": "Asia/Tokyo",
+        "timeframe": "day", "expand": "time_series,request_count,p50_duration",
+    }  # fmt: skip
+
+    async def counts() -> list[int]:
+        body = await get(me.api, **params)
+        return [sum(one["request_count"] for one in bucket["results"]) for bucket in body["time_series"]]
+
+    async def close() -> int:
+        asked, store.asked = store.asked, {}
+        return sum([len(await close_asked(store, step, them, served.now, 99)) for step, them in asked.items()])
+
+    await close_days(store, served.now)
+    assert await counts() == [1, 1, 1, 1, 1, 1]
+    assert await close() == 6
+    await store.execute(
+        "ALTER TABLE requests_closed UPDATE request_count = 7"
+        " WHERE owner = {owner:String} AND step = 'day Asia/Tokyo' SETTINGS mutations_sync = 2",
+        {"owner": me.name},
+    )
+    assert await counts() == [7, 7, 7, 7, 7, 7]
+    # A UTC day touches two days of Tokyo.
+    await store.put("requests", row(me.name, start + 2 * 24 * HOUR + 700))
+    assert await counts() == [7, 7, 2, 1, 7, 7]
+    assert await close() == 2
+    assert await counts() == [7, 7, 2, 1, 7, 7]
+    await store.execute("ALTER TABLE requests DROP PARTITION ID '20180301'")
+    assert await counts() == [0, 1, 2, 1, 7, 7]
+    assert await close() == 2
+    assert await counts() == [0, 1, 2, 1, 7, 7]
+    utc = await get(me.api, **params | {"timezone": "UTC"})
+    assert [len(bucket["results"]) for bucket in utc["time_series"]] == [0, 1, 1, 1, 1, 1]
+
+
+async def test_days_without_requests_do_not_split_a_range(served: Served, me: Account, store: Store) -> None:
+    start = at("2017-01-01T00:00Z")
+    await store.put("requests", *(row(me.name, start + day * 24 * HOUR + 600) for day in range(0, 60, 2)))
+    await close_days(store, start + 90 * 24 * HOUR)
+    span = sql.Span(round(start) * SECOND, round(start + 60 * 24 * HOUR) * SECOND)
+    span = replace(span, edges=tuple(range(round(start), round(start) + 60 * 24 * HOUR, 24 * HOUR)))
+    known = await closed_spans(store, span.step, span.start, span.end)
+    runs, still_open = span.runs({since: one.until for since, one in known.items()})
+    assert (len(runs), still_open) == (1, [])
+    chosen = endpoints(me.name, [(AppId(me.name, "app"), "")])
+    got = await Reader(store, 0).read(chosen, span, wanted(["time_series", "request_count"]))
+    assert sorted(got) == [round(start) + day * 24 * HOUR for day in range(0, 60, 2)]
+
+
+async def test_the_calendar_that_was_longest_without_a_new_bucket_makes_room(store: Store) -> None:
+    day = 24 * HOUR * SECOND
+    first = round(at("2016-01-01T00:00Z")) * SECOND
+    zones = [f"day Test/{uuid.uuid4().hex}" for _ in range(3)]
+    await store.execute("DELETE FROM closed_spans WHERE step != 'day'")
+    for number, zone in enumerate(zones):
+        assert await close_asked(store, zone, {first: first + day}, first / SECOND + (9 + number) * 24 * HOUR, 2)
+    there = await store.select("SELECT DISTINCT step FROM closed_spans WHERE step != 'day' ORDER BY step")
+    assert [each["step"] for each in there] == sorted(zones[1:])
+    assert await close_asked(store, zones[0], {first: first + day}, first / SECOND + 99 * 24 * HOUR, 0) == []
+
+
 def test_only_whole_buckets_of_closed_days_are_taken_from_them() -> None:
     hour = HOUR * SECOND
     day = 24 * hour
     edges = tuple(range(20 * 3600, 52 * 3600, 3600))
     span = sql.Span(20 * hour + 1, 52 * hour, edges)
     assert span.step == "hour"
-    closed, still_open = span.runs({0, 2 * day})
+    hours = {at: at + hour for begin in (0, 2 * day) for at in range(begin, begin + day, hour)}
+    closed, still_open = span.runs(hours)
     assert [(one.start, one.end) for one in closed] == [(21 * hour, 24 * hour), (48 * hour, 52 * hour)]
     assert [(one.start, one.end) for one in still_open] == [(20 * hour + 1, 21 * hour), (24 * hour, 48 * hour)]
-    assert sql.Span(0, 7 * day, (0,)).step is None
-    assert sql.Span(1800 * SECOND, day, (1800,)).step is None
+    assert sql.Span(0, 7 * day, (0,)).step == ""
+    assert sql.Span(1800 * SECOND, day, (1800,)).step == ""
 
 
 async def test_pages_of_buckets_join_to_the_whole(served: Served, me: Account, store: Store) -> None:

@@ -4,13 +4,18 @@ import asyncio
 import base64
 import random
 import uuid
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import jsonschema
 import pytest
 
-from varvel.platform.requests import RequestList
+from varvel.apps.model import AppId
+from varvel.ids import iso
+from varvel.platform.requests import RequestList, _longest, gaps
+from varvel.platform.requests_sql import PageQuery, endpoints
+from varvel.telemetry.closing import close_days, drop_replaced
 from varvel.telemetry.model import BillingRow, PayloadRow, RequestRow
 
 if TYPE_CHECKING:
@@ -219,6 +224,75 @@ async def test_a_cursor_is_bound_to_its_list_and_cannot_be_made_up(served: Serve
     forged = base64.urlsafe_b64encode(base64.urlsafe_b64decode(cursor)[:-1] + b"0").decode()
     for bad in (forged, "nonsense", "MA==", "!"):
         assert (await me.api.get(LIST, params={"endpoint_id": app, "cursor": bad})).status_code == 400
+
+
+async def test_longest_pages_over_closed_days_are_those_of_the_rows(served: Served, me: Account, store: Store) -> None:
+    first, chance = 1_690_000_000 // 86400 * 86400, random.Random(5)
+    served.now = first + 5 * 86400.0
+
+    def one(day: int, **more: Any) -> RequestRow:
+        # Few durations, so that many are equal, also where a list ends.
+        return row(me.name, first + day * 86400 + chance.uniform(0, 86400), route=chance.choice(["", "/b"]), **more)
+
+    rows = [one(day, duration=chance.randint(1, 60) / 8) for day in (0, 1, 3) for _ in range(500)]
+    rows += [one(2, duration=1.0) for _ in range(3)] + [one(4, duration=3.0) for _ in range(150)]
+    await store.put("requests", *rows)
+    closed = await close_days(store, served.now - 86400 + 700)
+    assert {(first + day * 86400) * SECOND for day in range(4)} <= set(closed)
+    asked: dict[str, Any] = {"endpoint_id": f"{me.name}/app", "sort_by": "duration"}
+
+    def expected(start: float, end: float, route: str | None = None) -> list[str]:
+        inside = [r for r in rows if start * SECOND <= r.ended_at < end * SECOND]
+        inside = [r for r in inside if route is None or r.endpoint_id == f"{me.name}/app{route}"]
+        return [r.request_id for r in sorted(inside, key=lambda r: (r.duration, r.ended_at, r.request_id))][::-1]
+
+    for start, end in ((first, first + 5 * 86400), (first + 7000, first + 3 * 86400 + 9000.5), (first, first + 86400)):
+        span = {"start": iso(start), "end": iso(end)}
+        assert await walk(me.api, **asked, **span, limit=37) == expected(start, end)
+    whole = {"start": iso(first), "end": iso(first + 5 * 86400)}
+    assert await walk(me.api, **asked | {"endpoint_id": f"{me.name}/app/b"}, **whole, limit=100) == expected(
+        first, first + 5 * 86400, "/b"
+    )
+    third = await get(me.api, **asked, **whole, limit=50, cursor="Mw==")
+    assert [item["request_id"] for item in third["items"]] == expected(first, first + 5 * 86400)[100:150]
+    # The lists were read where they reach, and not where they do not.
+    chosen = endpoints(me.name, [(AppId(me.name, "app"), "")])
+    query = PageQuery(
+        endpoints=chosen, start=first * SECOND, end=(first + 5 * 86400) * SECOND, sort_by="duration", rows=101
+    )
+    assert [r["request_id"] for r in await _longest(store, query) or ()] == expected(first, first + 5 * 86400)[:101]
+    assert await _longest(store, replace(query, offset=1400)) is None
+    # A late row opens its day again, at once.
+    rows.append(late := one(1, duration=99.0))
+    await store.put("requests", late)
+    assert (await get(me.api, **asked, **whole, limit=1))["items"][0]["request_id"] == late.request_id
+    assert await walk(me.api, **asked, **whole, limit=100) == expected(first, first + 5 * 86400)
+    assert await close_days(store, served.now - 86400 + 800) == [(first + 86400) * SECOND]
+    assert await walk(me.api, **asked, **whole, limit=100) == expected(first, first + 5 * 86400)
+    # Lists that were replaced are deleted, some time later.
+    count = "SELECT count() AS n FROM requests_longest WHERE owner = {owner:String} AND day = {day:Int64}"
+    of_day = {"owner": me.name, "day": (first + 86400) * SECOND}
+    assert await store.select(count, of_day) == [{"n": 400}]
+    [newest] = await store.select("SELECT max(version) AS version FROM closed_spans")
+    await drop_replaced(store, newest["version"] / SECOND)
+    assert await store.select(count, of_day) == [{"n": 400}]
+    await drop_replaced(store, 4e9)
+    assert await store.select(count, of_day) == [{"n": 200}]
+    assert await walk(me.api, **asked, **whole, limit=100) == expected(first, first + 5 * 86400)
+    # And a day that retention drops is gone from the lists with its rows.
+    await store.execute(f"ALTER TABLE requests DROP PARTITION ID '{iso(first)[:10].replace('-', '')}'")
+    assert await walk(me.api, **asked, **whole, limit=100) == expected(first + 86400, first + 5 * 86400)
+
+
+@pytest.mark.parametrize(
+    ("days", "expected"),
+    [([], [(5, 905)]), ([0], [(1 * 100, 905)]), ([1, 2, 4], [(5, 100), (300, 400), (500, 905)]), ([9], [(5, 905)])],
+)
+def test_gaps_are_what_no_whole_day_covers(days: list[int], expected: list[tuple[int, int]]) -> None:
+    unit = 86400 * SECOND // 100
+    start = 0 if 0 in days else 5 * unit
+    got = gaps(start, 905 * unit, [day * 86400 * SECOND for day in days])
+    assert got == [(a * unit, b * unit) for a, b in expected]
 
 
 @pytest.mark.parametrize(

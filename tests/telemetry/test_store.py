@@ -12,11 +12,12 @@ import pytest
 import pytest_asyncio
 from tests.telemetry.conftest import Engine
 from tests.telemetry.outbox import MemoryOutbox
-from tests.telemetry.rows import bill, event, payload, request
+from tests.telemetry.rows import bill, event, now_us, payload, request
 
 from varvel.errors import TelemetryUnavailable
 from varvel.ids import uuid7
 from varvel.settings import Settings
+from varvel.telemetry.closed import closed_spans
 from varvel.telemetry.model import LogRow
 from varvel.telemetry.service import Telemetry
 
@@ -115,6 +116,20 @@ async def test_lines_of_a_request_are_given_from_memory_and_from_the_store_alike
         assert [line.message for line in lines] == ["one", "two"]
         assert [line.message for line in await server.telemetry.request_logs(request_id, first)] == ["two"]
     assert await server.telemetry.request_logs(uuid7()) == []
+
+
+async def test_buckets_that_were_asked_for_are_closed_in_the_background(server: Server) -> None:
+    day = 86_400_000_000
+    since = now_us() // day * day - 3 * day + 3_600_000_000
+    server.outbox.add(request(owner="closed", at=since + 5))
+    await server.telemetry.barrier()
+    server.telemetry.keep_closed("day Test/Zone", {since: since + day, since + 3 * day: since + 4 * day})
+    async with asyncio.timeout(30):
+        while not (found := await closed_spans(server.telemetry, "day Test/Zone", since, since + 5 * day)):
+            await asyncio.sleep(0.1)
+    assert [(begin, one.until) for begin, one in found.items()] == [(since, since + day)]
+    rows = await server.telemetry.select("SELECT request_count FROM requests_closed WHERE step = 'day Test/Zone'")
+    assert rows == [{"request_count": 1}]
 
 
 async def test_retention_keeps_what_is_young(server: Server) -> None:

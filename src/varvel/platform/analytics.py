@@ -1,16 +1,18 @@
 """Analytics: counts, error groups, latency percentiles and billed seconds of endpoints, in buckets of time.
 
-How percentiles are found. In buckets that are whole UTC hours or days of days that are over they are exact: they
-were computed once, from all rows of the day. Elsewhere they are exact up to `analytics_exact_rows` requests in what
-is left of a page, and beyond that come from sketches, whose relative error is at most 0.8 %. Counts and sums are
-always exact. Every bucket of the range is in the reply, in order; one in which nothing ended has no results. Where
-there is nothing to take a percentile of (no cold boot in a bucket), the metric is left out.
+How percentiles are found. In buckets that are closed they are exact: they were computed once, from all rows. UTC
+hours and days are closed when they are over, those of other calendars (days in Berlin, weeks) after they were first
+asked for. Elsewhere they are exact up to `analytics_exact_rows` requests in what is left of a page, and beyond that
+come from sketches, whose relative error is at most 0.8 %. Counts and sums are always exact. Every bucket of the range
+is in the reply, in order; one in which nothing ended has no results. Where there is nothing to take a percentile of
+(no cold boot in a bucket), the metric is left out.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import chain
 from operator import itemgetter
@@ -31,7 +33,7 @@ from varvel.platform.paging import page_at
 from varvel.platform.parameters import Bound, CommaList, Cursor, End, Frame, Start, Zone, bucket_window
 from varvel.platform.parts import PlatformParts
 from varvel.platform.requests_sql import Endpoints, endpoints
-from varvel.telemetry.closing import closed_days
+from varvel.telemetry.closed import closed_spans
 from varvel.telemetry.model import TelemetryStore
 
 OPERATION = "analytics"
@@ -115,11 +117,17 @@ class Reader:
     async def read(self, chosen: Endpoints, span: sql.Span, metrics: Wanted) -> dict[int, list[dict[str, Any]]]:
         """Records by bucket (its edge in seconds; 0 for a span without edges), each list sorted by endpoint."""
         step = span.step
-        days = await self._store.select(*closed_days(span.start, span.end)) if step else []
-        closed, still_open = span.runs({row["day"] for row in days})
+        known = await closed_spans(self._store, step, span.start, span.end) if step else {}
+        runs, still_open = span.runs({since: one.until for since, one in known.items()})
+        if still_open and step and step == span.calendar:
+            whole = span.whole().items()
+            self._store.keep_closed(
+                step, {since: end for since, end in whole if since not in known or known[since].until != end}
+            )
         parts = [self._open(chosen, one, metrics) for one in still_open]
-        if step and closed:
-            parts.append(self._closed(chosen, step, closed, metrics))
+        if runs:
+            there = {since // sql.MICROS: one.version for since, one in known.items() if one.version}
+            parts.append(self._closed(chosen, step, runs, there, metrics))
         records = chain.from_iterable(await asyncio.gather(*parts))
         buckets: dict[int, list[dict[str, Any]]] = defaultdict(list)
         for record in sorted(records, key=itemgetter("endpoint_id")):
@@ -127,11 +135,15 @@ class Reader:
         return buckets
 
     async def _closed(
-        self, chosen: Endpoints, step: sql.Step, spans: list[sql.Span], metrics: Wanted
+        self, chosen: Endpoints, step: str, spans: list[sql.Span], there: Mapping[int, int], metrics: Wanted
     ) -> list[dict[str, Any]]:
-        """Rows that are nearly records as they come: thousands pass here."""
+        """Rows that are nearly records as they come: thousands pass here.
+
+        Only figures of the version that is `there` count: retention may have dropped what older ones were made of.
+        """
         asked = (*_counts(metrics), *metrics.percentiles, *([sql.BILLED] if metrics.billed else []))
-        records = await self._store.select(*sql.from_closed(chosen, step, spans, asked))
+        found = await self._store.select(*sql.from_closed(chosen, step, spans, asked))
+        records = [record for record in found if record.pop("newest") >= there.get(record["bucket"], sql.NEVER)]
         unasked = set(asked).difference(metrics.counts).intersection(sql.COUNTS)
         cold = [name for name in metrics.percentiles if sql.PERCENTILES[name][0] == "cold_boot_duration"]
         for record in records:

@@ -1,7 +1,8 @@
-"""Statements behind analytics: the same metrics from closed days, from the rows themselves, or from hourly rollups.
+"""Statements behind analytics: the same metrics from closed stretches, from the rows themselves, or from rollups.
 
-Closed days (`telemetry/closing.py`) have the exact figures of each UTC hour and day at hand; buckets that are such
-hours or days come from there. The others are computed from rows, or when those are many from rollups.
+Closed stretches (`telemetry/closing.py`) have their exact figures at hand: each UTC hour and day that is over, and
+buckets of other calendars that were asked for before. The others are computed from rows, or when those are many from
+hourly rollups.
 
 Rows give exact percentiles. Rollups keep one sketch (`quantilesBFloat16`) for each whole UTC hour and endpoint; a
 bucket is then the merged sketches of its whole hours, plus sketches made on the fly from the rows of hours that a
@@ -10,10 +11,10 @@ bucket's edge cuts in two, as days in Kathmandu do. Counts and sums are exact ei
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, Literal
+from typing import Any
 
 from varvel.platform.requests_sql import HOUR, Endpoints
 
@@ -67,11 +68,11 @@ METRICS = (*COUNTS, *PERCENTILES, BILLED)
 
 
 MICROS = 1_000_000
-DAY = 24 * HOUR
+NEVER = 2**63
+"""A version that no figures have."""
 MOST_RUNS = 8
-"""Stretches of closed and open days in one answer, above which all are read as open."""
-Step = Literal["day", "hour"]
-_STEPS: Mapping[Step, int] = {"day": 86_400, "hour": 3600}
+"""Stretches of closed and open buckets in one answer, above which all are read as open."""
+_STEPS: Mapping[str, int] = {"day": 86_400, "hour": 3600}
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +82,10 @@ class Span:
     start: int
     end: int
     edges: tuple[int, ...] = ()
+    calendar: str = ""
+    """What cuts it: a timeframe and a zone, such as `week Europe/Berlin`; empty when that is of no use."""
+    last_is_whole: bool = False
+    """Whether the end of the range is the end of the last bucket of the calendar, too."""
 
     def bucket(self, column: str) -> tuple[str, dict[str, Any]]:
         """SQL expression of the edge, in seconds, of the bucket in which a time column lies."""
@@ -94,31 +99,41 @@ class Span:
         return "{origin:Int64} + intDiv(" + seconds + " - {origin:Int64}, {step:Int64}) * {step:Int64}", params
 
     @property
-    def step(self) -> Step | None:
-        """What every bucket is, if all are whole UTC hours or all whole UTC days (but for the range's own ends)."""
+    def step(self) -> str:
+        """What every bucket is: `hour` or `day` if all are those of UTC (but for the range's own ends), else one of
+        the calendar; empty when none of this is known.
+        """
         for name, size in _STEPS.items():
             if self.edges and all(edge % size == 0 for edge in self.edges):
                 steps = {later - edge for edge, later in zip(self.edges, self.edges[1:], strict=False)}
                 inside = self.edges[-1] * MICROS < self.end <= (self.edges[-1] + size) * MICROS
-                return name if steps <= {size} and inside else None
-        return None
+                if steps <= {size} and inside:
+                    return name
+        return self.calendar if self.edges else ""
 
-    def runs(self, closed: Container[int]) -> tuple[list[Span], list[Span]]:
-        """The stretches whose buckets are whole and in `closed` days (first microseconds), and all others."""
-        if (step := self.step) is None:
-            return [], [self]
-        size = _STEPS[step] * MICROS
+    def _buckets(self) -> list[tuple[int, int]]:
+        """Each edge, and the end of its bucket in microseconds."""
+        ends = [edge * MICROS for edge in self.edges[1:]]
+        return list(zip(self.edges, [*ends, self.end], strict=True))
+
+    def whole(self) -> dict[int, int]:
+        """First microsecond and end of the buckets that lie wholly inside."""
+        buckets = self._buckets() if self.last_is_whole else self._buckets()[:-1]
+        return {edge * MICROS: end for edge, end in buckets if self.start <= edge * MICROS}
+
+    def runs(self, closed: Mapping[int, int]) -> tuple[list[Span], list[Span]]:
+        """The stretches of whole buckets that are `closed` (first microsecond and end of each), and all others."""
+
+        def is_closed(bucket: tuple[int, int]) -> bool:
+            begin = bucket[0] * MICROS
+            return self.start <= begin and closed.get(begin) == bucket[1]
+
         found: tuple[list[Span], list[Span]] = ([], [])
-
-        def whole_and_closed(edge: int) -> bool:
-            begin = edge * MICROS
-            return self.start <= begin and begin + size <= self.end and begin // DAY * DAY in closed
-
-        for is_closed, group in groupby(self.edges, whole_and_closed):
-            edges = tuple(group)
-            end = min(edges[-1] * MICROS + size, self.end)
-            found[not is_closed].append(Span(max(edges[0] * MICROS, self.start), end, edges))
-        return found if len(self.edges) and len(found[0]) + len(found[1]) <= MOST_RUNS else ([], [self])
+        for as_closed, group in groupby(self._buckets() if self.edges else (), is_closed):
+            buckets = list(group)
+            start = max(buckets[0][0] * MICROS, self.start)
+            found[not as_closed].append(Span(start, buckets[-1][1], tuple(edge for edge, _ in buckets)))
+        return found if self.edges and len(found[0]) + len(found[1]) <= MOST_RUNS else ([], [self])
 
     def cut_hours(self) -> list[int]:
         """The hours (first microsecond) that are not whole inside one bucket."""
@@ -182,9 +197,9 @@ def from_rollups(
 
 
 def from_closed(
-    chosen: Endpoints, step: Step, spans: Sequence[Span], metrics: Sequence[str]
+    chosen: Endpoints, step: str, spans: Sequence[Span], metrics: Sequence[str]
 ) -> tuple[str, dict[str, Any]]:
-    """Metrics of the closed hours or days that lie in `spans`, each as a column of its own."""
+    """Metrics of the closed buckets that lie in `spans`, each as a column of its own."""
     condition, params = chosen.condition()
     # The latest of the rows with one key is the one that counts, whether they were merged already or not.
     columns = {name: "{}[{}]".format(*_place(name)) if name in PERCENTILES else name for name in metrics}
@@ -194,7 +209,8 @@ def from_closed(
         within.append(f"since >= {{start{number}:Int64}} AND since < {{end{number}:Int64}}")
         params |= {f"start{number}": span.start, f"end{number}": span.end}
     statement = f"""
-        SELECT endpoint_id, intDiv(since, {MICROS}) AS bucket, {", ".join(latest)} FROM requests_closed
+        SELECT endpoint_id, intDiv(since, {MICROS}) AS bucket, max(version) AS newest, {", ".join(latest)}
+        FROM requests_closed
         WHERE {condition} AND step = {{step:String}} AND ({" OR ".join(within)})
         GROUP BY endpoint_id, since"""  # noqa: S608
     return statement, params | {"step": step}

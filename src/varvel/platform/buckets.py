@@ -42,6 +42,11 @@ class Window:
     timeframe: Timeframe
     zone: tzinfo
 
+    @property
+    def calendar(self) -> str:
+        """What cuts it, such as `week Europe/Berlin`; empty for minutes, which are too many to keep."""
+        return "" if self.timeframe == "minute" else f"{self.timeframe} {self.zone}"
+
     def edges(self, after: int | None = None) -> Iterator[int]:
         """Where buckets begin, in seconds: the first is that of `start` (or `after`, itself an edge), lazily."""
         edge = floor(self.start // 1_000_000, self.timeframe, self.zone) if after is None else after

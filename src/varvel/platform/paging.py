@@ -8,7 +8,7 @@ from typing import Any
 
 from varvel.errors import InvalidRequest
 from varvel.platform.analytics_sql import Span
-from varvel.platform.buckets import Window
+from varvel.platform.buckets import Window, following
 from varvel.platform.cursors import Cursors, PageNumber
 
 FARTHEST = 100_000
@@ -29,7 +29,9 @@ class Page:
         """The part of the range that this page covers."""
         begin = self.edges[0] * 1_000_000 if self.edges else self.window.start
         end = self.window.end if self.following is None else self.following * 1_000_000
-        return Span(max(begin, self.window.start), end, self.edges)
+        window = self.window
+        whole = bool(self.edges) and following(self.edges[-1], window.timeframe, window.zone) * 1_000_000 == end
+        return Span(max(begin, window.start), end, self.edges, window.calendar, whole)
 
     def cursor(self, cursors: Cursors, operation: str, zone: str) -> str | None:
         """The cursor of the next page; None on the last."""

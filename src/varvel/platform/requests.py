@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -20,10 +22,14 @@ from varvel.platform.envelope import Reply, failures
 from varvel.platform.parameters import CommaList, Cursor, End, Start, time_range
 from varvel.platform.parts import PlatformParts
 from varvel.platform.requests_sql import PageQuery
+from varvel.telemetry.closed import DAY as MICROS_A_DAY
+from varvel.telemetry.closed import closed_spans
 from varvel.telemetry.model import TelemetryStore
 
 OPERATION = "requests"
 REQUEST_ID_RANGE = 90 * DAY
+MOST_GAPS = 20
+"""Stretches without a list of their longest, above which all rows are read."""
 
 
 class RequestItem(Reply):
@@ -58,8 +64,10 @@ async def fetch(store: TelemetryStore, query: PageQuery) -> list[dict[str, Any]]
     """Up to `query.rows` rows in order.
 
     Newest-first pages look into a window that widens until the page is full: reading the newest hour costs the
-    same however long the history is.
+    same however long the history is. Longest-first pages read the lists that closed days have of their longest.
     """
+    if query.sort_by == "duration" and (found := await _longest(store, query)) is not None:
+        return found
     starts = [query.start]
     if query.sort_by == "ended_at" and query.request_id is None and not query.offset:
         newest = query.end if query.after is None else query.after[0]
@@ -70,6 +78,39 @@ async def fetch(store: TelemetryStore, query: PageQuery) -> list[dict[str, Any]]
         if len(rows) >= query.rows:
             break
     return rows
+
+
+async def _longest(store: TelemetryStore, query: PageQuery) -> list[dict[str, Any]] | None:
+    """The page from lists of the longest; None where these do not go deep enough to tell, or know nothing of it."""
+    if query.status is not None or query.request_id is not None or query.end - query.start < 2 * MICROS_A_DAY:
+        return None
+    closed = await closed_spans(store, "day", query.start, query.end)
+    days = {
+        day: one.version for day, one in closed.items() if one.version and query.start <= day and one.until <= query.end
+    }
+    others = gaps(query.start, query.end, [day for day in closed if query.start <= day < query.end])
+    if not days or len(others) > MOST_GAPS:
+        return None
+    rows, cut_off = await asyncio.gather(
+        store.select(*sql.longest(query, days, others)), store.select(*sql.cut_off(query, days))
+    )
+    if not cut_off:
+        return rows
+    # What a list left out comes after its last. So the page is whole if its own last comes before all of these.
+    is_whole = len(rows) == query.rows and query.sort_key(rows[-1]) >= query.sort_key(cut_off[0])
+    return rows if is_whole else None
+
+
+def gaps(start: int, end: int, days: Iterable[int]) -> list[tuple[int, int]]:
+    """What of [start, end) no day (its first microsecond) covers whole."""
+    found, at = [], start
+    for day in sorted(days):
+        if day + MICROS_A_DAY > end:
+            break
+        if at < day:
+            found.append((at, day))
+        at = day + MICROS_A_DAY
+    return [*found, (at, end)] if at < end else found
 
 
 def item(row: dict[str, Any]) -> dict[str, Any]:

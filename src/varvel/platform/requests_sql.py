@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -64,8 +64,8 @@ class PageQuery:
 
 def page(query: PageQuery, start: int) -> tuple[str, dict[str, Any]]:
     """The statement of a page that looks no further back than `start`."""
-    chosen, params = query.endpoints.condition()
-    where = [chosen, "ended_at >= {start:Int64}", "ended_at < {end:Int64}"]
+    where, params = _conditions(query)
+    where += ["ended_at >= {start:Int64}", "ended_at < {end:Int64}"]
     params |= {"start": start, "end": query.end, "rows": query.rows, "offset": query.offset}
     if query.status is not None:
         where.append("status = {status:String}")
@@ -73,16 +73,61 @@ def page(query: PageQuery, start: int) -> tuple[str, dict[str, Any]]:
     if query.request_id is not None:
         where.append("request_id = {request_id:String}")
         params["request_id"] = query.request_id
-    order = "ended_at DESC, request_id DESC"
-    if query.sort_by == "duration":
-        order = f"duration DESC, {order}"
-    if query.after is not None:
-        where.append(_after(query, params))
     return (
         f"SELECT {_COLUMNS} FROM requests WHERE {' AND '.join(where)} "  # noqa: S608 (columns are ours, values bound)
-        f"ORDER BY {order} LIMIT {{rows:UInt32}} OFFSET {{offset:UInt32}}",
+        f"ORDER BY {_order(query)} LIMIT {{rows:UInt32}} OFFSET {{offset:UInt32}}",
         params,
     )
+
+
+def longest(query: PageQuery, days: Mapping[int, int], others: Sequence[tuple[int, int]]) -> tuple[str, dict[str, Any]]:
+    """The same by duration: from the lists of closed days (day and version), and from the rows of other ranges."""
+    where, params = _conditions(query)
+    of_lists, more = _of_days(days)
+    params |= more | {"rows": query.rows, "offset": query.offset, "reach": query.rows + query.offset}
+    if query.after is None:  # what stands lower in its own list stands lower in all
+        of_lists += " AND place <= {reach:UInt64}"
+    parts = [f"SELECT {_COLUMNS} FROM requests_longest WHERE {' AND '.join([*where, of_lists])}"]  # noqa: S608
+    if others:
+        ranges = []
+        for number, (start, end) in enumerate(others):
+            ranges.append(f"ended_at >= {{start{number}:Int64}} AND ended_at < {{end{number}:Int64}}")
+            params |= {f"start{number}": start, f"end{number}": end}
+        in_range = f"({' OR '.join(ranges)})"
+        parts.append(f"SELECT {_COLUMNS} FROM requests WHERE {' AND '.join([*where, in_range])}")  # noqa: S608
+    order = _order(query)
+    source = " UNION ALL ".join(f"({part} ORDER BY {order} LIMIT {{reach:UInt64}})" for part in parts)
+    return (
+        f"SELECT {_COLUMNS} FROM ({source}) ORDER BY {order} "  # noqa: S608
+        "LIMIT {rows:UInt32} OFFSET {offset:UInt32}",
+        params,
+    )
+
+
+def cut_off(query: PageQuery, days: Mapping[int, int]) -> tuple[str, dict[str, Any]]:
+    """The last request of a list that had no room for all: the highest of them. What it left out comes after it."""
+    chosen, params = query.endpoints.condition()
+    of_lists, more = _of_days(days)
+    return (
+        f"SELECT duration, ended_at, request_id FROM requests_longest WHERE {chosen} AND {of_lists} AND more "  # noqa: S608
+        f"ORDER BY {_order(query)} LIMIT 1",
+        params | more,
+    )
+
+
+def _of_days(days: Mapping[int, int]) -> tuple[str, dict[str, Any]]:
+    condition = "day IN {days:Array(Int64)} AND version = transform(day, {days:Array(Int64)}, {versions:Array(Int64)})"
+    return condition, {"days": list(days), "versions": list(days.values())}
+
+
+def _conditions(query: PageQuery) -> tuple[list[str], dict[str, Any]]:
+    chosen, params = query.endpoints.condition()
+    return [chosen, *([] if query.after is None else [_after(query, params)])], params
+
+
+def _order(query: PageQuery) -> str:
+    newest = "ended_at DESC, request_id DESC"
+    return newest if query.sort_by == "ended_at" else f"duration DESC, {newest}"
 
 
 def _after(query: PageQuery, params: dict[str, Any]) -> str:

@@ -158,6 +158,13 @@ class TelemetryStore(Protocol):
         """Return when all that ended or was logged before this call is visible to `select`."""
         ...
 
+    def keep_closed(self, step: str, stretches: Mapping[int, int]) -> None:
+        """Have the figures of stretches of a calendar (first microsecond and end of each) computed once.
+
+        For whoever asks next; see `closing.py`. Returns at once.
+        """
+        ...
+
 
 class LogSink(Protocol):
     """Where log lines go: to live readers at once, to the store in batches. Never blocks."""

@@ -11,9 +11,10 @@ from varvel.telemetry.client import StoreClient
 
 def days_kept(settings: Settings) -> dict[str, int]:
     """Table -> how many days of it are kept."""
-    records = ("requests", "requests_hourly", "requests_closed", "billing", "billing_hourly")
+    records = ("requests", "requests_hourly", "billing", "billing_hourly")
+    closed = ("requests_closed", "requests_longest", "closed_spans")
     return {
-        **dict.fromkeys(records, settings.requests_days),
+        **dict.fromkeys(records + closed, settings.requests_days),
         "payloads": settings.payload_days,
         "logs": settings.logs_days,
         "events": settings.events_days,

@@ -147,9 +147,10 @@ SELECT
 FROM billing
 GROUP BY owner, endpoint_id, machine_type, unit, hour;
 
--- Hours and days (`step`) of UTC days that are over, with exact percentiles: what `closing.py` computes once from all
--- rows of the day. Rows of a day count only while `closed_days` says that the day has as many requests and billing
--- events as then; of rows with the same key the one with the greatest `version` counts.
+-- Figures of stretches of time that are over, with exact percentiles: what `closing.py` computes once from all rows.
+-- `step` is the calendar that cut them: `hour` and `day` of UTC, or a timeframe and a zone, such as `week Asia/Tokyo`.
+-- Rows count only while `closed_spans` says so (see `closed.py`); of rows with the same key the one with the greatest
+-- `version` counts.
 CREATE TABLE IF NOT EXISTS requests_closed (
     owner LowCardinality(String),
     step LowCardinality(String),
@@ -175,14 +176,41 @@ PARTITION BY toYYYYMM(fromUnixTimestamp64Micro(since, 'UTC'))
 ORDER BY (owner, step, endpoint_id, since)
 SETTINGS index_granularity = 256, fsync_after_insert = 1, fsync_part_directory = 1;
 
-CREATE TABLE IF NOT EXISTS closed_days (
-    day Int64,
+-- The longest requests of each closed UTC day and endpoint, `place` 1 first. They count when their `version` is that
+-- of the day in `closed_spans`. `more` is 1 at the last place when the day had requests that found none.
+CREATE TABLE IF NOT EXISTS requests_longest (
+    owner LowCardinality(String),
+    endpoint_id LowCardinality(String),
+    day Int64 CODEC(Delta, ZSTD(1)),
+    version Int64 CODEC(Delta, ZSTD(1)),
+    place UInt16,
+    more UInt8,
+    request_id String CODEC(ZSTD(1)),
+    started_at Int64 CODEC(Delta, ZSTD(1)),
+    sent_at Int64 CODEC(Delta, ZSTD(1)),
+    ended_at Int64 CODEC(Delta, ZSTD(1)),
+    status_code UInt16,
+    duration Float64,
+    runner_id LowCardinality(String)
+)
+ENGINE = MergeTree
+PARTITION BY toYYYYMM(fromUnixTimestamp64Micro(day, 'UTC'))
+ORDER BY (owner, endpoint_id, day, version, place)
+SETTINGS index_granularity = 1024, fsync_after_insert = 1, fsync_part_directory = 1;
+
+-- Which stretches are closed: while the UTC days that [since, until) touches have so many rows. A UTC day stands for
+-- its hours, too.
+CREATE TABLE IF NOT EXISTS closed_spans (
+    step LowCardinality(String),
+    since Int64,
+    until Int64,
     requests UInt64,
     billing UInt64,
     version Int64
 )
 ENGINE = ReplacingMergeTree(version)
-ORDER BY day
+PARTITION BY toYYYYMM(fromUnixTimestamp64Micro(since, 'UTC'))
+ORDER BY (step, since)
 SETTINGS fsync_after_insert = 1, fsync_part_directory = 1;
 
 CREATE TABLE IF NOT EXISTS events (

@@ -18,7 +18,7 @@ from varvel.errors import TelemetryUnavailable, VarvelError
 from varvel.settings import Settings
 from varvel.telemetry.ahead import WriteAhead
 from varvel.telemetry.client import Row, StoreClient
-from varvel.telemetry.closing import close_days
+from varvel.telemetry.closing import close_asked, close_days, drop_replaced, is_due
 from varvel.telemetry.delivery import Rejects
 from varvel.telemetry.feeder import Feeder, Outgoing
 from varvel.telemetry.logs import Logs
@@ -33,6 +33,10 @@ log = structlog.get_logger(__name__)
 REMOTE_PING = 2.0
 RETENTION_EVERY = 3600.0
 CLOSE_EVERY = 300.0
+CLOSE_GAP = 5.0
+"""Least seconds between two rounds that readers ask for."""
+MOST_ASKED = 10_000
+"""Stretches that wait to be closed; more are not taken."""
 SHORT_PATH = 100
 """Bytes that the path of a unix socket may have, nearly."""
 
@@ -105,6 +109,8 @@ class Telemetry:
                 down=self._went_down,
             )
         self._tasks: list[asyncio.Task[None]] = []
+        self._asked: dict[str, dict[int, int]] = {}
+        self._close_now = asyncio.Event()
 
     @property
     def healthy(self) -> bool:
@@ -259,6 +265,7 @@ class Telemetry:
             await self._up.wait()
             try:
                 await self.retain()
+                await drop_replaced(self.client, self._clock())
             except VarvelError as problem:
                 log.warning("old telemetry is not dropped", problem=problem.message)
             await asyncio.sleep(RETENTION_EVERY)
@@ -266,12 +273,35 @@ class Telemetry:
     async def _close_days(self) -> None:
         while True:
             await self._up.wait()
+            self._close_now.clear()
+            pause = CLOSE_GAP
             try:
-                if closed := await close_days(self.client, self._clock()):
-                    log.info("days closed for analytics", days=len(closed))
+                await self.close_stretches()
             except VarvelError as problem:
                 log.warning("days are not closed: analytics reads their rows", problem=problem.message)
-            await asyncio.sleep(CLOSE_EVERY)
+                pause = CLOSE_EVERY
+            await asyncio.sleep(pause)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._close_now.wait(), CLOSE_EVERY - pause)
+
+    async def close_stretches(self) -> None:
+        """Close the UTC days that are over, and what was asked for with `keep_closed`."""
+        asked, self._asked = self._asked, {}
+        if closed := await close_days(self.client, self._clock()):
+            log.info("days closed for analytics", days=len(closed))
+        for step, stretches in asked.items():
+            found = await close_asked(self.client, step, stretches, self._clock(), self._settings.analytics_calendars)
+            if found:
+                log.info("buckets closed for analytics", calendar=step, buckets=len(found))
+
+    def keep_closed(self, step: str, stretches: Mapping[int, int]) -> None:
+        """Have stretches of a calendar closed soon; see `TelemetryStore.keep_closed`."""
+        now = self._clock()
+        room = MOST_ASKED - sum(map(len, self._asked.values()))
+        due = [(since, until) for since, until in stretches.items() if is_due(until, now)][: max(0, room)]
+        if due and self._settings.analytics_calendars:
+            self._asked.setdefault(step, {}).update(due)
+            self._close_now.set()
 
     async def retain(self) -> list[tuple[str, str]]:
         """Drop the days that are older than the settings keep; gives `(table, partition)` of each."""
