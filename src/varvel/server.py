@@ -37,8 +37,8 @@ from varvel.gateway.webhooks import Signer, Webhooks
 from varvel.health import ServerHealth
 from varvel.lock import DataFolderLock
 from varvel.metrics.meter import Meter
-from varvel.platform import api as platform_api
 from varvel.platform import focus
+from varvel.platform import api as platform_api
 from varvel.platform.parts import PlatformParts
 from varvel.queue.scheduler import Scheduler
 from varvel.queue.store import SqliteQueueStore
@@ -46,6 +46,7 @@ from varvel.runners.pool import LocalPool
 from varvel.settings import Settings, environment_name
 from varvel.state.database import Database
 from varvel.state.outbox import Outbox
+from varvel.state.runner_seconds import KeptSeconds
 from varvel.telemetry.service import Telemetry
 from varvel.telemetry_export.drain_store import DrainStore
 from varvel.telemetry_export.drains import LogDrains
@@ -222,6 +223,9 @@ async def _parts(settings: Settings) -> AsyncIterator[_Parts]:
         starting = asyncio.create_task(telemetry.start())
         stack.push_async_callback(_stop_telemetry, telemetry, starting)
         app_secret = keys.secret("app uploads")
+        machines = machine_types(settings)
+        seconds = KeptSeconds(database, outbox)
+        await seconds.recover()
         pool = LocalPool(
             settings,
             catalog,
@@ -230,10 +234,11 @@ async def _parts(settings: Settings) -> AsyncIterator[_Parts]:
             data,
             environ={**os.environ, **await asyncio.to_thread(_for_apps, settings)},
             lend=lambda owner, sockets: app_uploads.variables(app_secret, owner, sockets),
+            seconds=seconds,
+            gpus_of=lambda spec: machines.gpus_of_runner(spec.machine_type, spec.num_gpus),
         )
         await pool.start()
         stack.push_async_callback(pool.stop, settings.shutdown_grace)
-        machines = machine_types(settings)
         meter = Meter()
         attempts = Attempts(settings)
         store = SqliteQueueStore(database, outbox, data / "spill")

@@ -81,7 +81,10 @@ class Settings:
     mount_data: bool = _setting(True, "Show apps their files at /data itself, where the machine allows it.")
     fresh_idle: float = _setting(10.0, "A runner that has served nothing ends after this, unless it is to be kept.")
     log_rate: int = _setting(20_000, "Most log lines a second from one runner; the rest is counted and said.")
-    usage_tick: float = _setting(15.0, "Runner seconds are written down this often, and at each change of state.")
+    usage_tick: float = _setting(15.0, "Runner seconds become usage this often, and at each change of state.")
+    usage_heartbeat: float = _setting(
+        1.0, "What runners came to since is written down this often: a killed server loses no older runner seconds."
+    )
 
     # Telemetry
     telemetry_url: str = _setting("", "URL of a ClickHouse server; empty runs the embedded one.")

@@ -71,3 +71,11 @@ def test_an_unknown_type_is_of_size_s_and_free(tmp_path: Path) -> None:
 def test_a_wrong_table_is_refused_by_name(tmp_path: Path, text: str, named: Any) -> None:
     with pytest.raises(BadSetting, match=named):
         machine_types(written(tmp_path, text))
+
+
+def test_a_runner_has_the_gpus_that_its_app_asks_for_or_those_of_its_type(tmp_path: Path) -> None:
+    types = machine_types(written(tmp_path, "[machines.attic]\ngpus = 2"))
+    assert types.gpus_of_runner("GPU-H100", 0) == 1
+    assert types.gpus_of_runner("GPU-H100", 8) == 8
+    assert types.gpus_of_runner("attic", 0) == 2
+    assert types.gpus_of_runner("L", 4) == 0, "a CPU type has none to give"

@@ -175,3 +175,15 @@ async def test_pages_of_buckets_join_to_the_whole(me: Account, store: Store) -> 
         cursor = {"cursor": page["next_cursor"]}
     assert joined == whole
     assert len(whole) == 24
+
+
+async def test_a_second_of_a_machine_with_gpus_counts_once_for_each(me: Account, store: Store) -> None:
+    rows = [
+        states(me.name, "2025-05-01T10:00:00Z", 60, idle=1, running=1),
+        *minutes(me.name, "2025-05-01T11:00:00Z", 1),
+    ]
+    rows[0].gpus = 4
+    await store.put("runner_states", *rows)
+    body = await get(me.admin, start="2025-05-01", end="2025-05-02", timeframe="day", expand="summary")
+    [line] = body["summary"]
+    assert (line["quantity"], line["cost_total"]) == (2 * 60 * 4 + 60, 0.378)

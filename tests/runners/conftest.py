@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 import textwrap
 import time
@@ -122,6 +123,11 @@ class World:
 
     def categories(self) -> list[str]:
         return [row.category for row in self.rows if isinstance(row, EventRow)]
+
+    def reasons(self, category: str) -> list[str]:
+        """What the events of a category say why."""
+        rows = [row for row in self.rows if isinstance(row, EventRow) and row.category == category]
+        return [json.loads(row.payload)["reason"] for row in rows]
 
     def intervals(self) -> list[RunnerRow]:
         return [row for row in self.rows if isinstance(row, RunnerRow)]

@@ -25,7 +25,7 @@ class Clock:
 
 def kept(clock: Clock, tick: float = 15.0) -> tuple[Intervals, list[RunnerRow]]:
     rows: list[RunnerRow] = []
-    return Intervals(LABELS, rows.append, clock, tick), rows
+    return Intervals(LABELS, lambda done, so_far: rows.extend(done), clock, tick), rows
 
 
 def test_each_stretch_of_a_life_is_a_row() -> None:
@@ -108,3 +108,52 @@ def test_seconds_by_state_are_what_passed_in_it(moves: list[tuple[int, int, Runn
         assert microseconds == spent[str(state)]
     assert all(row.since // 60_000_000 == (row.until - 1) // 60_000_000 for row in rows)
     assert all(left.until <= right.since for left, right in itertools.pairwise(rows))
+
+
+@given(
+    steps=some.lists(
+        some.tuples(some.integers(0, 40_000_000), some.sampled_from(["move", "beat", "advance"]), some.integers(0, 9)),
+        max_size=40,
+    )
+)
+def test_what_is_saved_is_the_truth_as_of_the_last_time_that_anything_was_saved(
+    steps: list[tuple[int, str, int]],
+) -> None:
+    """Whenever the server is killed: done rows and those saved so far are all until then, and no moment twice."""
+    clock = Clock(7_000_000)
+    done: list[RunnerRow] = []
+    so_far: list[RunnerRow] = []
+    saved_at = clock.at
+
+    def save(rows: list[RunnerRow], rest: list[RunnerRow]) -> None:
+        nonlocal so_far, saved_at
+        done.extend(rows)
+        so_far, saved_at = rest, max((row.until for row in (*rows, *rest)), default=saved_at)
+
+    intervals = Intervals(LABELS, save, clock, 15.0)
+    lives: list[RunnerState] = []
+    spans: list[tuple[int, int, int]] = []
+    before = clock.at
+    for wait, action, which in steps:
+        clock.at += wait
+        spans.append((before, clock.at, len(lives)))
+        before = clock.at
+        if action == "beat":
+            intervals.beat()
+        elif action == "advance":
+            intervals.advance()
+        elif which % 3 == 0 or not lives:
+            lives.append(RunnerState.IDLE)
+            intervals.move(None, RunnerState.IDLE)
+        else:
+            old = lives.pop(which % len(lives))
+            new = RunnerState.RUNNING if which % 3 == 1 else RunnerState.TERMINATED
+            intervals.move(old, new)
+            if new is RunnerState.RUNNING:
+                lives.append(new)
+        rows = sorted((*done, *so_far), key=lambda row: row.since)
+        assert all(early.until <= late.since for early, late in itertools.pairwise(rows))
+        saved = sum((row.until - row.since) * (row.idle + row.running) for row in rows)
+        assert saved == sum((min(end, saved_at) - start) * count for start, end, count in spans if start < saved_at)
+        if action == "beat":
+            assert saved == sum((end - start) * count for start, end, count in spans)

@@ -194,7 +194,7 @@ async def test_an_app_that_exits_in_a_request_is_a_broken_connection(world: Worl
     slot.release(kill=kill)
     await until(lambda: not pool.runners())
     assert world.logs.messages(level="error") == ["The runner ended unasked (exit status 7)"]
-    assert "runner_failed" in world.categories()
+    assert world.reasons("runner_failed") == ["The runner ended unasked (exit status 7)"]
 
 
 @pytest.mark.parametrize(("announced", "sent"), [(5, b"more than announced"), (50, b"less")])
@@ -231,6 +231,7 @@ async def test_an_app_that_fails_on_import_says_why_and_is_not_tried_at_once_aga
     assert trouble is not None
     assert 25 < trouble.retry_in <= 30
     assert world.categories() == ["runner_pending", "runner_setup", "runner_startup_failure"]
+    assert "No module named 'a_module_that_is_not_there'" in world.reasons("runner_startup_failure")[0]
     error, said = world.logs.messages(level="error")
     first, second, *_ = error.splitlines()
     assert first.startswith("Traceback")

@@ -36,3 +36,16 @@ async def test_each_row_comes_back_as_it_went_in(engine: Engine) -> None:
         await engine.client.insert(table, msgspec.json.encode(row))
         (found,) = await engine.client.select(f"SELECT * FROM {table}")
         assert msgspec.convert(found, type(row)) == row
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_store_that_was_made_without_a_column_gets_it(engine: Engine) -> None:
+    await engine.client.execute("ALTER TABLE runner_states DROP COLUMN gpus")
+    for statement in statements():
+        await engine.client.execute(statement)
+    row = runner_state()
+    await engine.client.insert("runner_states", msgspec.json.encode(row))
+    found = await engine.client.select(
+        "SELECT * FROM runner_states WHERE row_id = {id:String} LIMIT 1", {"id": row.row_id}
+    )
+    assert msgspec.convert(found[0], type(row)) == row

@@ -45,6 +45,11 @@ class MachineTypes:
         found = self._types.get(name)
         return found if found is not None else replace(self._types["S"], name=name, price_second=0.0)
 
+    def gpus_of_runner(self, machine_type: str, num_gpus: int) -> int:
+        """How many GPUs a runner has: those that its app asks for, else those of its type; 0 on CPU types."""
+        gpus = self(machine_type).gpus
+        return gpus and (num_gpus or gpus)
+
     def __contains__(self, name: str) -> bool:
         return name in self._types
 

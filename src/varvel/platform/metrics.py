@@ -57,7 +57,7 @@ def _sample(
     return AppSample(
         application=name,
         machine_type=spec.machine_type,
-        gpus=spec.num_gpus or parts.machines(spec.machine_type).gpus,
+        gpus=parts.machines.gpus_of_runner(spec.machine_type, spec.num_gpus),
         queued=parts.scheduler.size(app.app),
         in_flight=parts.pool.in_flight(app.app),
         runners=runners.get(name, ()),

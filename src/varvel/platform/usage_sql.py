@@ -12,6 +12,9 @@ from varvel.platform.analytics_sql import Span
 BILLED = "setup + idle + running + draining + terminating"
 """Columns of the states that are billed."""
 
+GPUS = "greatest(gpus, 1)"
+"""A second of a machine with several GPUs counts once for each."""
+
 
 @dataclass(frozen=True, slots=True)
 class Apps:
@@ -24,6 +27,8 @@ class Apps:
 
 def machine_time(apps: Apps, span: Span, book: PriceBook) -> tuple[str, dict[str, Any]]:
     """Machine-microseconds by bucket, app, environment and machine type, kept apart where prices change.
+
+    Those of a machine with GPUs count once for each GPU.
 
     Intervals never cross a minute's edge; one that crosses the begin or end of the range counts with its part.
     """
@@ -50,7 +55,7 @@ def machine_time(apps: Apps, span: Span, book: PriceBook) -> tuple[str, dict[str
             {bucket} AS bucket,
             roundDown({inside}, {{changes:Array(Int64)}}) AS changed,
             roundDown(intDiv({inside}, 60000000) % 1440, {{surge_edges:Array(Int64)}}) AS minute,
-            sum(({BILLED}) * (least(until, {{end:Int64}}) - {inside})) AS machine_micros
+            sum(({BILLED}) * {GPUS} * (least(until, {{end:Int64}}) - {inside})) AS machine_micros
         FROM runner_states
         WHERE {" AND ".join(where)}
         GROUP BY app, environment, machine_type, bucket, changed, minute"""  # noqa: S608

@@ -1,9 +1,14 @@
-"""Runner seconds by state, exact to the microsecond, as rows for the telemetry store."""
+"""Runner seconds by state, exact to the microsecond, as rows for the telemetry store.
+
+A row is saved when its interval is over. What an interval that goes on has come to is saved at each heartbeat, so
+that a killed server loses what is younger than that, and nothing else.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 from varvel import ids
 from varvel.runners.model import RunnerState
@@ -20,6 +25,18 @@ COLUMN: dict[RunnerState | None, int] = {
     RunnerState.TERMINATING: 5,
 }
 SERVING = frozenset({RunnerState.IDLE, RunnerState.RUNNING})
+
+
+class RunnerSeconds(Protocol):
+    """Keeps runner intervals. Called on the event loop; never blocks."""
+
+    def save(self, name: str, done: list[RunnerRow], so_far: list[RunnerRow]) -> None:
+        """Keep rows that are done, and `so_far` in place of what was kept so far under this name; both or neither."""
+        ...
+
+    def retry(self) -> None:
+        """Try again to keep what could not be kept before."""
+        ...
 
 
 class SteadyClock:
@@ -41,7 +58,7 @@ class SteadyClock:
 
 
 class Intervals:
-    """Counts of one app's runners of one machine type, and how long each combination of counts lasted.
+    """Counts of one app's runners of one size of machine, and how long each combination of counts lasted.
 
     Rows are cut at each change of the number of runners or of their life, at each tick and at minutes. Between two
     cuts, runners go from idle to running and back thousands of times a second: those moments are summed by
@@ -51,17 +68,22 @@ class Intervals:
     def __init__(
         self,
         labels: dict[str, str],
-        record: Callable[[RunnerRow], None],
+        save: Callable[[list[RunnerRow], list[RunnerRow]], None],
         now: Callable[[], int],
         tick: float,
+        *,
+        gpus: int = 0,
     ) -> None:
+        """`save(done, so_far)` keeps both or neither; `gpus` are those of each runner, `tick` in seconds."""
         self._labels = labels
-        self._record = record
+        self._save = save
+        self._gpus = gpus
         self._now = now
         self._tick = int(tick * 1_000_000)
         self._counts = [0, 0, 0, 0, 0, 0]
         self._spent: dict[tuple[int, ...], int] = {}
         self._since = self._last = now()
+        self._kept_so_far = False
 
     def move(self, old: RunnerState | None, new: RunnerState | None) -> None:
         """A runner went from `old` (None: it is new) to `new` (None or TERMINATED: it is no more)."""
@@ -82,6 +104,13 @@ class Intervals:
                 self._write()
         self._spend(now)
 
+    def beat(self) -> None:
+        """Save what the interval that goes on has come to."""
+        self.advance()
+        if so_far := self._rows():
+            self._save([], so_far)
+            self._kept_so_far = True
+
     def finish(self) -> None:
         """Write all."""
         self.advance()
@@ -99,19 +128,27 @@ class Intervals:
             self._last = until
 
     def _write(self) -> None:
-        spent, self._spent = self._spent, {}
-        since = self._since
+        done = self._rows()
+        self._spent = {}
         self._since = self._last
-        for combination, duration in spent.items():
+        if done or self._kept_so_far:
+            self._save(done, [])
+            self._kept_so_far = False
+
+    def _rows(self) -> list[RunnerRow]:
+        rows, since = [], self._since
+        for combination, duration in self._spent.items():
             if any(combination):
-                self._record(self._row(since, duration, combination))
+                rows.append(self._row(since, duration, combination))
             since += duration
+        return rows
 
     def _row(self, since: int, duration: int, counts: tuple[int, ...]) -> RunnerRow:
         pending, setup, idle, running, draining, terminating = counts
         return RunnerRow(
             row_id=ids.uuid7(),
             **self._labels,
+            gpus=self._gpus,
             since=since,
             until=since + duration,
             seconds=duration / 1_000_000,

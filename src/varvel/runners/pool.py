@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from varvel import ids
-from varvel.apps.model import App, AppId, Catalog, Revision
+from varvel.apps.model import App, AppId, AppSpec, Catalog, Revision
 from varvel.errors import NotFound
 from varvel.runners import health, rules
-from varvel.runners.book import Book, Record
+from varvel.runners.book import Book, Record, Recorded
 from varvel.runners.environment import app_environment, passed
 from varvel.runners.errors import SchedulingFailed, StartFailed, StartTimedOut, StartTimeout
 from varvel.runners.fleet import Fleet, Waiter
+from varvel.runners.intervals import RunnerSeconds
 from varvel.runners.model import RunnerInfo, RunnerState, Slot, Trouble
 from varvel.runners.output import Output
 from varvel.runners.placement import LocalPlacement, Order, Placement
@@ -57,12 +58,21 @@ class LocalPool:
         placement: Placement | None = None,
         environ: Mapping[str, str] | None = None,
         lend: Callable[[str, Path], Mapping[str, str]] | None = None,
+        seconds: RunnerSeconds | None = None,
+        gpus_of: Callable[[AppSpec], int] = lambda spec: spec.num_gpus,
     ) -> None:
         """`lend` gives the variables with which an owner's apps reach services that listen in the folder of sockets."""
         self._settings = settings
         self._catalog = catalog
         self._logs = logs
-        self._book = Book(catalog, record, settings.usage_tick)
+        self._book = Book(
+            catalog,
+            record,
+            seconds or Recorded(record),
+            tick=settings.usage_tick,
+            heartbeat=settings.usage_heartbeat,
+            gpus_of=gpus_of,
+        )
         self._folder = folder
         self._base = passed(os.environ if environ is None else environ)
         self._placement = placement
@@ -648,7 +658,9 @@ class LocalPool:
             self._book.event(runner, "runner_finished")
         else:
             runner.output.say("error", f"The runner ended unasked ({_exit(status)})")
-            self._book.event(runner, "runner_failed", state=str(runner.state))
+            self._book.event(
+                runner, "runner_failed", state=str(runner.state), reason=f"The runner ended unasked ({_exit(status)})"
+            )
 
     async def _tick(self) -> None:
         for count in itertools.count(1):

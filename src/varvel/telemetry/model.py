@@ -93,6 +93,8 @@ class RunnerRow(msgspec.Struct, kw_only=True):
     app: str
     environment: str
     machine_type: str
+    gpus: int = 0
+    """Of each runner."""
     since: int
     until: int
     seconds: float

@@ -232,6 +232,7 @@ CREATE TABLE IF NOT EXISTS runner_states (
     app LowCardinality(String),
     environment LowCardinality(String),
     machine_type LowCardinality(String),
+    gpus UInt16,
     since Int64 CODEC(Delta, ZSTD(1)),
     until Int64 CODEC(Delta, ZSTD(1)),
     seconds Float64,
@@ -246,6 +247,9 @@ ENGINE = MergeTree
 PARTITION BY toYYYYMMDD(fromUnixTimestamp64Micro(since, 'UTC'))
 ORDER BY (owner, app, since, row_id)
 SETTINGS fsync_after_insert = 1, fsync_part_directory = 1;
+
+-- For stores that were made without it.
+ALTER TABLE runner_states ADD COLUMN IF NOT EXISTS gpus UInt16 AFTER machine_type;
 
 -- A search for words goes through the index when it is written hasAllTokens(lower(message), {words:String}) with
 -- the words in lower case; any other search reads the messages of its time range.
