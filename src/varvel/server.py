@@ -37,7 +37,7 @@ from varvel.gateway.webhooks import Signer, Webhooks
 from varvel.health import ServerHealth
 from varvel.lock import DataFolderLock
 from varvel.metrics.meter import Meter
-from varvel.platform import focus
+from varvel.platform import account, focus
 from varvel.platform import api as platform_api
 from varvel.platform.parts import PlatformParts
 from varvel.queue.scheduler import Scheduler
@@ -358,6 +358,7 @@ async def _close_months(parts: PlatformParts, telemetry_started: asyncio.Task[No
     while True:
         try:
             await focus.invoices_of(parts).close_months(parts.keys.owners(), parts.clock())
+            await account.credits_of(parts).settle(parts.clock())
         except VarvelError as problem:
             log.warning("months are not closed yet", problem=problem.message)
         await asyncio.sleep(MONTHS_EVERY)

@@ -171,6 +171,8 @@ TABLE: dict[str, Row] = {
     "deleteApiKey": Row(lambda t: path(key_id=t.key()), scope="ADMIN", status=204, other=204),
     "rotateApiKey": Row(lambda t: path(key_id=t.key()), scope="ADMIN", status=201, other=404),
     "getAccountBilling": Row(lambda t: {"params": {"expand": "credits"}}, scope="ADMIN"),
+    "listCredits": Row(nothing, scope="ADMIN"),
+    "grantCredit": Row(lambda t: {"json": {"owner": "me", "amount": "1"}}, scope="ADMIN", status=201, other=403),
     "getFocusReport": Row(lambda t: {"params": {"source": "estimate"}}, scope="ADMIN", shows=True),
     "getMeta": Row(nothing, scope=""),
 }

@@ -8,6 +8,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +35,11 @@ class Finding:
 
 def findings(data: Path) -> list[Finding]:
     """Look at this machine for a server with this data folder. Takes up to a second or two; starts small children."""
-    return [item for check in (_python, _uv, _fal, _data, _memory, _files, _namespaces, _gpus) for item in check(data)]
+    return [
+        item
+        for check in (_python, _uv, _fal, _data, _memory, _files, _namespaces, _gpus, _prices)
+        for item in check(data)
+    ]
 
 
 def _python(_: Path) -> Iterator[Finding]:
@@ -123,3 +128,18 @@ def _gpus(_: Path) -> Iterator[Finding]:
     yield Finding(
         "GPUs", state, (done.stdout or done.stderr).strip() or "none", "" if state == "ok" else "mend the driver"
     )
+
+
+def _prices(data: Path) -> Iterator[Finding]:
+    path = data / "varvel.toml"
+    try:
+        tables = tomllib.loads(path.read_text()).get("machines", {}) if path.exists() else {}
+        priced = sorted(name for name, values in tables.items() if values.get("price_second"))
+    except (OSError, tomllib.TOMLDecodeError, AttributeError) as problem:
+        yield Finding("prices", "wrong", f"{path} cannot be read: {problem}", "see docs/billing.md for its tables")
+        return
+    if priced:
+        yield Finding("prices", "ok", f"a second costs something on {', '.join(priced)}; on other types nothing")
+    else:
+        mend = f"to have usage cost something: price_second under [machines.NAME] in {path} (docs/billing.md)"
+        yield Finding("prices", "ok", "a second costs nothing on any machine type", mend)

@@ -43,7 +43,7 @@ COMMANDS = {
     "doctor": "doctor",
 }
 """Each command and its module, in the order of the help. A module is imported when its command is the one that runs."""
-GROUPS = ("apps", "files", "queue", "drains", "keys", "owners")
+GROUPS = ("apps", "files", "queue", "drains", "keys", "owners", "credits")
 """Commands that have commands of their own, each in a module of its name."""
 
 

@@ -14,7 +14,7 @@ from varvel.platform import app_history
 from varvel.platform.access import ApiCaller, own_app
 from varvel.platform.app_history import CATEGORIES, EVENTS_LIMIT, REVISIONS_LIMIT, Aggregation
 from varvel.platform.buckets import DAY
-from varvel.platform.envelope import Reply, failures
+from varvel.platform.envelope import Number, Reply, failures
 from varvel.platform.parameters import (
     CommaList,
     Cursor,
@@ -39,11 +39,11 @@ class AppEntry(Reply):
     environment: str
     machine_type: str
     auth_mode: Literal["private", "public", "shared"]
-    keep_alive: float = Field(description="Seconds that an idle runner waits for another request.")
-    min_concurrency: float
-    max_concurrency: float
-    request_timeout: float = Field(description="Seconds.")
-    startup_timeout: float = Field(description="Seconds.")
+    keep_alive: Number = Field(description="Seconds that an idle runner waits for another request.")
+    min_concurrency: Number
+    max_concurrency: Number
+    request_timeout: Number = Field(description="Seconds.")
+    startup_timeout: Number = Field(description="Seconds.")
     valid_regions: list[str] = Field(description="Regions that the app names; empty when it names none.")
     updated_at: str
     endpoints: list[str] | SkipJsonSchema[None] = Field(
@@ -67,10 +67,10 @@ class RunnerCounts(Reply):
     """Runners by state in one bucket."""
 
     timestamp: str = Field(description="Begin of the bucket, UTC.")
-    running: float
-    idle: float
-    pending: float = Field(description="Not started yet, or in their set-up.")
-    draining: float = Field(description="Taking no more requests, or being stopped.")
+    running: Number
+    idle: Number
+    pending: Number = Field(description="Not started yet, or in their set-up.")
+    draining: Number = Field(description="Taking no more requests, or being stopped.")
 
 
 class RunnerHistory(Reply):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from decimal import Decimal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic.json_schema import SkipJsonSchema
 
 
@@ -12,6 +13,19 @@ class Reply(BaseModel):
     """A body that holds exactly the fields of the specification."""
 
     model_config = ConfigDict(extra="forbid")
+
+
+EXACT = 2**53
+"""Below it every whole number is a float, too."""
+
+
+def number(value: float | Decimal) -> int | float:
+    """A number as the hosted platform writes it in JSON: without `.0` where it is whole."""
+    return int(value) if -EXACT < value < EXACT and value == int(value) else float(value)
+
+
+Number = Annotated[int | float, BeforeValidator(number), WithJsonSchema({"type": "number"})]
+"""A `number` of a reply."""
 
 
 class ErrorDetails(BaseModel):

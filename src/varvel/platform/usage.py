@@ -15,7 +15,7 @@ from varvel.platform.access import AdminCaller
 from varvel.platform.analytics_sql import Span
 from varvel.platform.buckets import Window, label
 from varvel.platform.cursors import Cursors, PageNumber
-from varvel.platform.envelope import Reply, failures
+from varvel.platform.envelope import Reply, failures, number
 from varvel.platform.paging import page_at
 from varvel.platform.parameters import Bound, CommaList, Cursor, End, Frame, Start, Zone, bucket_window
 from varvel.platform.parts import PlatformParts
@@ -79,17 +79,17 @@ class UsageReader:
 def shown(line: Line) -> dict[str, Any]:
     """A line as the wire has it. Amounts are exact decimals until here."""
     item = line.item
-    cost = float(line.total)
+    cost = number(line.total)
     return {
         "app": item.app or None,
         "environment": item.environment or None,
         "machine_type": item.machine_type,
         "unit": "second",
-        "quantity": float(line.quantity),
-        "unit_price": float(item.unit_price),
-        "percent_discount": float(item.percent_discount) or None,
-        "cost_subtotal": float(line.subtotal),
-        "cost_discount": float(line.discount),
+        "quantity": number(line.quantity),
+        "unit_price": number(item.unit_price),
+        "percent_discount": number(item.percent_discount) or None,
+        "cost_subtotal": number(line.subtotal),
+        "cost_discount": number(line.discount),
         "cost_total": cost,
         "cost": cost,
         "currency": CURRENCY,
