@@ -76,6 +76,9 @@ async def test_browsers_of_other_origins_may_call_and_read_request_ids() -> None
     status, headers, _ = await _call(_front(), "/run/me/echo", method="OPTIONS", headers=asked)
     assert status == 204
     assert b"x-fal-thing" in headers[b"access-control-allow-headers"]
+    assert b"x-request-id" not in headers
+    _, headers, _ = await _call(_front(), "/v1/keys", method="OPTIONS", headers=asked)
+    assert headers[b"x-request-id"]
     _, headers, _ = await _call(_front(), "/run/me/echo", headers=origin)
     assert headers[b"access-control-allow-origin"] == b"*"
     assert b"x-fal-request-id" in headers[b"access-control-expose-headers"]

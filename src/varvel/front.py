@@ -37,7 +37,8 @@ NAMED_HEADERS = (
 )
 EXPOSED_HEADERS = (
     b"x-fal-request-id, x-fal-billable-units, x-fal-served-from, x-fal-error-type, "
-    b"x-fal-request-timeout-type, x-request-id, retry-after, etag"
+    b"x-fal-request-timeout-type, x-request-id, retry-after, ratelimit-limit, ratelimit-remaining, "
+    b"ratelimit-reset, etag"
 )
 PLATFORM_PATHS = frozenset({"v1", "control", "openapi.json"})
 
@@ -88,7 +89,7 @@ class Front:
             return
         if origin and scope["type"] == "http":
             if scope["method"] == "OPTIONS":
-                await _preflight(scope, send)
+                await _preflight(scope, send, segment)
                 return
             send = _with_cors(send)
         room = self._rooms.get(segment)
@@ -146,7 +147,7 @@ async def _refuse(scope: Scope, send: Send, segment: str, error: VarvelError) ->
     await _answer(send, error.status, json.dumps(body).encode(), b"application/json", headers)
 
 
-async def _preflight(scope: Scope, send: Send) -> None:
+async def _preflight(scope: Scope, send: Send, segment: str) -> None:
     asked = next((value for name, value in scope["headers"] if name == b"access-control-request-headers"), b"")
     known = {name.strip().lower() for name in asked.split(b",")}
     custom = [name for name in known if name.startswith((b"x-fal-", b"x-app-fal-"))]
@@ -156,6 +157,8 @@ async def _preflight(scope: Scope, send: Send) -> None:
         (b"access-control-allow-headers", b", ".join([ALLOWED_HEADERS, *NAMED_HEADERS, *sorted(custom)])),
         (b"access-control-max-age", b"600"),
     ]
+    if segment in PLATFORM_PATHS:
+        headers.append((b"x-request-id", uuid7().encode()))
     await send({"type": "http.response.start", "status": 204, "headers": headers})
     await send({"type": "http.response.body", "body": b""})
 

@@ -13,7 +13,7 @@ import pytest
 from varvel.billing.invoices import Month
 from varvel.billing.machines import MachineTypes, changed, defaults
 from varvel.billing.prices import PriceBook
-from varvel.platform.focus import COLUMNS, CONDITIONAL, MANDATORY, OWN
+from varvel.platform.focus import COLUMNS, CONDITIONAL, MANDATORY, OWN, RECOMMENDED
 from varvel.telemetry.model import RunnerRow
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ async def refused(client: httpx.AsyncClient, **params: Any) -> tuple[int, str]:
 
 def test_all_mandatory_columns_of_the_specification_are_there() -> None:
     assert len(MANDATORY) == 21
-    assert len(set(COLUMNS)) == len(COLUMNS) == len(MANDATORY) + len(CONDITIONAL) + len(OWN)
+    assert len(set(COLUMNS)) == len(COLUMNS) == len(MANDATORY) + len(CONDITIONAL) + len(RECOMMENDED) + len(OWN)
     assert all(name.startswith("x_") for name in OWN)
 
 
@@ -121,15 +121,19 @@ async def test_an_invoice_is_a_closed_month_that_nothing_changes_any_more(
     assert await report(me.admin, source="invoice", charge_month="2024-12") == []
     estimated = await report(me.admin, source="estimate", start="2025-02-01", end="2025-03-01", timeframe="day")
     assert len(estimated) == 2
+    served.now = at("2025-04-01T00:59Z")
+    assert await report(me.admin, source="invoice") == [line], "March is not closed yet: this is the last that is"
+    served.now = at("2025-04-01T01:00Z")
+    assert [each["InvoiceId"] for each in await report(me.admin, source="invoice")] == [f"{me.name}-2025-03"]
 
 
 async def test_a_month_that_goes_on_has_no_invoice(served: Served, me: Account) -> None:
     assert await refused(me.admin, source="invoice", charge_month="2025-03") == (400, "validation_error")
     assert await refused(me.admin, source="invoice", billing_month="2025-04") == (400, "validation_error")
     served.now = at("2025-04-01T00:59Z")
-    assert await refused(me.admin, source="invoice") == (400, "validation_error")
+    assert await refused(me.admin, source="invoice", charge_month="2025-03") == (400, "validation_error")
     served.now = at("2025-04-01T01:00Z")
-    assert await report(me.admin, source="invoice") == []
+    assert await report(me.admin, source="invoice", charge_month="2025-03") == []
 
 
 async def test_what_cannot_be_reported_is_refused(me: Account) -> None:

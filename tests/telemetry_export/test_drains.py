@@ -165,7 +165,11 @@ async def test_an_account_has_one_active_drain_and_sees_only_its_own(watched: Wa
     [
         {},
         {"url": "http://127.0.0.1/"},
-        {"url": "ftp://127.0.0.1/", "secret": "short"},
+        {"url": "ftp://127.0.0.1/", "secret": SECRET},
+        {"url": "https://127.0.0.1/", "secret": "short"},
+        {"url": "https://", "secret": SECRET},
+        {"url": "https:///path", "secret": SECRET},
+        {"url": "https://127.0.0.1:99999/", "secret": SECRET},
         {"url": "http://127.0.0.1/", "secret": SECRET, "batch_size": 5001},
         {"url": "http://127.0.0.1/", "secret": SECRET, "type": "syslog"},
         {"url": "http://127.0.0.1/", "secret": SECRET, "more": 1},

@@ -14,6 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 import varvel
 from varvel.errors import InvalidRequest, VarvelError, platform_error
@@ -108,6 +109,8 @@ async def _on_invalid(request: Request, problem: Exception) -> JSONResponse:
 
 def _first_fault(problem: RequestValidationError) -> str:
     fault = problem.errors()[0]
+    if fault["type"] == "json_invalid":
+        return "body: is not valid JSON"
     place = ".".join(str(part) for part in fault["loc"][1:]) or str(fault["loc"][0])
     return f"{place}: {fault['msg']}"
 
@@ -119,4 +122,14 @@ async def _on_http_error(request: Request, problem: Exception) -> JSONResponse:
     message = "Resource not found" if problem.status_code == 404 else str(problem.detail)
     message = message or HTTPStatus(problem.status_code).phrase
     body = {"error": {"type": kind, "message": message, "request_id": request.state.request_id}}
-    return JSONResponse(body, problem.status_code, problem.headers)
+    headers = {"Allow": _allowed(request)} if problem.status_code == 405 else problem.headers
+    return JSONResponse(body, problem.status_code, headers)
+
+
+def _allowed(request: Request) -> str:
+    """Every method that the path has: the router tells only those of the first route that it tried."""
+    found: set[str] = set()
+    for route in request.app.routes:
+        if route.matches(request.scope)[0] is not Match.NONE:
+            found |= getattr(route, "methods", None) or set()
+    return ", ".join(sorted(found | {"HEAD"} if "GET" in found else found))

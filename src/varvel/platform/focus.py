@@ -1,7 +1,9 @@
 """The FOCUS report: an account's charges as CSV in the columns of the FinOps Open Cost and Usage Specification 1.2.
 
-All 21 columns that the specification makes mandatory are there, those conditional ones that have a value here, and
-three of our own, whose names begin with `x_`. Null is an empty field; times are UTC; numbers are exact decimals.
+All 21 columns that the specification makes mandatory are there, those conditional and recommended ones that have a
+value here, and three of our own, whose names begin with `x_`. Null is an empty field; times are UTC; numbers are exact
+decimals.
+
 An estimate has a line for each bucket of time and usage line; an invoice one for each UTC day and usage line.
 """
 
@@ -20,7 +22,7 @@ from fastapi import APIRouter, Query
 from fastapi.responses import StreamingResponse
 
 from varvel import ids
-from varvel.billing.invoices import DailyLines, Invoices, Month
+from varvel.billing.invoices import SETTLE, DailyLines, Invoices, Month
 from varvel.billing.lines import CURRENCY, Line
 from varvel.errors import AccessDenied, InvalidRequest
 from varvel.platform.access import AdminCaller
@@ -43,12 +45,12 @@ MANDATORY = (
     "PricingUnit", "ProviderName", "PublisherName", "ServiceCategory", "ServiceName",
 )  # fmt: skip
 CONDITIONAL = (
-    "BillingAccountType", "ChargeFrequency", "ConsumedQuantity", "ConsumedUnit", "ContractedUnitPrice", "InvoiceId",
-    "ListUnitPrice", "PricingCategory", "ResourceId", "ResourceName", "ResourceType", "ServiceSubcategory", "SkuId",
-    "SkuMeter", "SkuPriceId", "Tags",
+    "BillingAccountType", "ConsumedQuantity", "ConsumedUnit", "ContractedUnitPrice", "ListUnitPrice",
+    "PricingCategory", "ResourceId", "ResourceName", "ResourceType", "SkuId", "SkuMeter", "SkuPriceId", "Tags",
 )  # fmt: skip
+RECOMMENDED = ("ChargeFrequency", "InvoiceId", "ServiceSubcategory")
 OWN = ("x_Environment", "x_IsSurge", "x_MachineType")
-COLUMNS = (*MANDATORY, *CONDITIONAL, *OWN)
+COLUMNS = (*MANDATORY, *CONDITIONAL, *RECOMMENDED, *OWN)
 PROVIDER = "Varvel"
 
 
@@ -173,13 +175,17 @@ def _charges(
 
 
 def _invoiced_month(billing_month: str | None, charge_month: str | None, now: float) -> Month:
-    """The month of charges that is asked for. An invoice is issued in the month after its charges."""
+    """The month of charges that is asked for, or the last one that is closed.
+
+    An invoice is issued in the month after its charges.
+    """
     if billing_month is not None and charge_month is not None:
         raise InvalidRequest("billing_month and charge_month: only one of them may be given")
     if charge_month is not None:
         return Month.parse(charge_month, "charge_month")
-    issued = Month.of(now) if billing_month is None else Month.parse(billing_month, "billing_month")
-    return issued.previous
+    if billing_month is not None:
+        return Month.parse(billing_month, "billing_month").previous
+    return Month.of(now - SETTLE).previous
 
 
 async def _with_first(pieces: AsyncIterator[str]) -> AsyncIterator[str]:
@@ -236,7 +242,10 @@ def router(parts: PlatformParts) -> APIRouter:
         ],
         billing_month: Annotated[
             str | None,
-            Query(pattern=r"^\d{4}-\d{2}$", description="Month in which the invoice was issued; this month if absent."),
+            Query(
+                pattern=r"^\d{4}-\d{2}$",
+                description="Month in which the invoice was issued; that of the last invoice if absent.",
+            ),
         ] = None,
         charge_month: Annotated[
             str | None,

@@ -16,7 +16,7 @@ import msgspec
 import structlog
 
 from varvel import ids
-from varvel.egress import Egress
+from varvel.egress import Egress, check_url
 from varvel.errors import InvalidRequest, NotFound, TelemetryUnavailable, VarvelError
 from varvel.logs.pages import oldest_first
 from varvel.logs.rules import LogQuery, item
@@ -106,7 +106,7 @@ class LogDrains:
 
     async def create(self, owner: str, *, kind: Kind, url: str, secret: str, batch_size: int) -> Drain:
         """Begin to send lines that come from now on. Raises `InvalidRequest`, or `Conflict` if one is active."""
-        if not url.startswith("https://") and not self._settings.egress_private:
+        if check_url(url).scheme != "https" and not self._settings.egress_private:
             raise InvalidRequest("url: must be https")
         if kind == "http" and len(secret) < SECRET_LENGTH:
             raise InvalidRequest(f"secret: takes {SECRET_LENGTH} characters at least")
