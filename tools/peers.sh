@@ -25,5 +25,6 @@ fi
 # npm writes its own lock file last: without it, or with an older one, what is there is not whole.
 js=tests/clients/js
 if [ -f $js/package-lock.json ] && ! [ $js/node_modules/.package-lock.json -nt $js/package-lock.json ]; then
-    (cd $js && npm ci --silent --no-audit --no-fund)
+    (cd $js && npm ci --loglevel=error --no-audit --no-fund >/dev/null) ||
+        { echo "peers: npm could not install the JavaScript client in $js (see above)" >&2; exit 1; }
 fi

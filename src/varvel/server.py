@@ -22,6 +22,7 @@ from varvel import egress, http, journal, tls
 from varvel.apps import examples as example_apps
 from varvel.apps.catalog import SqliteCatalog
 from varvel.apps.deploy import Deployer, Order
+from varvel.apps.environments import PACKAGE_LINES
 from varvel.auth.keys import KeyStore
 from varvel.billing.machines import machine_types
 from varvel.control import api as control_api
@@ -43,7 +44,7 @@ from varvel.platform.parts import PlatformParts
 from varvel.queue.scheduler import Scheduler
 from varvel.queue.store import SqliteQueueStore
 from varvel.runners.pool import LocalPool
-from varvel.settings import Settings, environment_name
+from varvel.settings import BadSetting, Settings, environment_name
 from varvel.state.database import Database
 from varvel.state.outbox import Outbox
 from varvel.state.runner_seconds import KeptSeconds
@@ -407,6 +408,8 @@ def _bind(host: str, port: int, setting: str) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family, backlog=2048)
     except OSError as problem:
+        if isinstance(problem, socket.gaierror):
+            raise BadSetting(f"host: {host!r} is no address of this machine ({problem.strerror})") from problem
         reason = os.strerror(problem.errno) if problem.errno else str(problem)
         raise PortTaken(
             f"Port {port} of {host} cannot be taken: {reason}. Give another {setting} (--{setting.replace('_', '-')} "
@@ -458,7 +461,8 @@ async def _deploy(parts: _Parts, targets: list[str], examples: bool) -> list[str
 
 
 def _note(level: str, line: str) -> None:
-    log.info("deploy", of=level, line=line.rstrip())
+    # A list of packages is for who asks for it.
+    (log.debug if line.startswith(PACKAGE_LINES) else log.info)(line.rstrip(), stream=level)
 
 
 def _order(target: Path) -> Order:

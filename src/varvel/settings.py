@@ -5,6 +5,7 @@ Order of precedence: command-line flag, then `VARVEL_<NAME>`, then `DIR/varvel.t
 
 from __future__ import annotations
 
+import math
 import os
 import tomllib
 from collections.abc import Mapping
@@ -126,6 +127,8 @@ class Settings:
     otlp_queue: int = _setting(20_000, "Spans that may wait for the collector; more are dropped and counted.")
 
 
+MOST_PORT = 65_535
+LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 TABLES = frozenset({"machines"})
 """Tables of `DIR/varvel.toml` that their own rooms read: `[machines.NAME]` is `varvel.billing.machines`."""
 
@@ -164,6 +167,20 @@ def _convert(name: str, value: Any, kind: type, source: str) -> Any:
     try:
         if kind is bool and isinstance(value, str):
             return {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}[value.lower()]
-        return kind(value)
-    except (ValueError, TypeError, KeyError) as problem:
+        found = kind(value)
+    except (ValueError, TypeError, KeyError, OverflowError) as problem:
         raise BadSetting(f"{source}: {name} must be {kind.__name__}, not {value!r}") from problem
+    if wrong := _wrong(name, found):
+        raise BadSetting(f"{source}: {name} must be {wrong}, not {value!r}")
+    return found
+
+
+def _wrong(name: str, value: Any) -> str | None:
+    """What a value of the right type must be and is not."""
+    if isinstance(value, int | float) and not (value >= 0 and math.isfinite(value)):
+        return "a number from 0 on"
+    if name in ("port", "tls_port", "control_port") and value > MOST_PORT:
+        return f"from 0 to {MOST_PORT}"
+    if name == "log_level" and value.lower() not in LOG_LEVELS:
+        return f"one of {', '.join(LOG_LEVELS)}"
+    return None

@@ -45,6 +45,13 @@ def test_every_setting_is_a_flag_of_up(capsys: pytest.CaptureFixture[str]) -> No
         (["call", "me/x", *NOBODY], 3),
         (["--version"], 0),
         (["up", "--port", "notanumber"], 2),
+        (["up", "--port", "70000"], 1),
+        (["up", "--tls-port=-1"], 1),
+        (["up", "--log-level", "loud"], 1),
+        (["up", "--max-body=-1"], 1),
+        (["up", "--result-ttl", "nan"], 1),
+        (["help"], 0),
+        (["help", "call"], 0),
     ],
 )
 def test_exit_codes_say_what_went_wrong(

@@ -196,6 +196,12 @@ def test_a_query_that_finds_nothing_says_so_beside_an_empty_answer(server: Serve
     assert server.varvel("requests", "me/echo", "--status", "error", "--json").stdout == "[]\n"
 
 
+def test_what_cannot_stand_in_a_header_or_a_path_is_wrong_usage_or_not_there(server: Server) -> None:
+    assert server.varvel("call", "me/echo", "n=1", "--hint", "a\nb", check=False).returncode == 2
+    done = server.varvel("apps", "show", "me/echo?x", check=False)
+    assert (done.returncode, "echo?x" in done.stderr) == (5, True)
+
+
 def test_a_question_that_nobody_can_answer_names_the_flag(server: Server) -> None:
     done = server.varvel("queue", "flush", "me/echo", check=False, stdin="")
     assert done.returncode == 2
@@ -242,6 +248,17 @@ def test_a_folder_that_is_too_large_is_refused_with_what_makes_it_so(server: Ser
     assert time.monotonic() - started < 60
 
 
+def test_a_build_is_told_without_its_list_of_packages(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text("import six\nasync def app(scope, receive, send): ...\n")
+    (tmp_path / "requirements.txt").write_text("six\n")
+    done = server.varvel("deploy", str(tmp_path / "app.py"), "--name", "built", timeout=300)
+    assert "building environment" in done.stderr
+    assert " + six" not in done.stderr
+    found = server.varvel("logs", "me/built", "--search", "six", "--source", "grpc-register").stdout
+    assert " + six" in found
+    server.varvel("apps", "delete", "me/built", "--yes")
+
+
 def test_requirements_that_cannot_be_are_told_once_and_in_the_words_of_uv(server: Server, tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text("async def app(scope, receive, send): ...\n")
     (tmp_path / "requirements.txt").write_text("httptools==0.0.0\n")
@@ -261,6 +278,23 @@ def test_a_port_that_is_taken_is_named_with_its_setting(tmp_path: Path) -> None:
             assert done.returncode == 1
             assert all(word in done.stderr for word in (str(port), f"{flag} ", variable))
             assert "Traceback" not in done.stderr
+
+
+def test_a_host_that_is_none_of_this_machine_is_named(tmp_path: Path) -> None:
+    done = run("up", "--data", str(tmp_path / "data"), "--host", "no.such.host.invalid", "--no-examples")
+    assert done.returncode == 1
+    assert "no.such.host.invalid" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_app_that_could_not_be_deployed_at_the_start_is_named_when_the_server_is_ready(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text("def (:\n")
+    with serving(tmp_path / "data", "--app", str(tmp_path / "app.py")) as server:
+        deadline = time.monotonic() + 20
+        while "not deployed: app.py" not in server.log() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert "not valid Python" in server.log()
+        assert "not deployed: app.py" in server.log()
 
 
 @pytest.mark.parametrize("kind", ["file", "missing"])

@@ -31,6 +31,8 @@ FAL = "fal>=1.60"
 READY = ".varvel-ready"
 TAIL = 30
 """Lines of uv's output that a refusal repeats."""
+PACKAGE_LINES = (" + ", " - ", " ~ ")
+"""How uv begins the line of a package that it has installed, removed or replaced."""
 
 
 def complete(requirements: Iterable[str], *, imports_fal: bool) -> tuple[str, ...]:

@@ -55,7 +55,7 @@ def call(
     if detach:
         session.show(submitted, lambda: str(submitted["request_id"]))
         return
-    reply = follow(session, submitted, quiet)
+    reply = follow(session, submitted, progress=not quiet, lines=not quiet)
     _print_answer(session, reply)
 
 
@@ -103,19 +103,17 @@ def submit(session: Session, app: str, content: Any, headers: dict[str, str]) ->
     return submitted
 
 
-def follow(session: Session, submitted: dict[str, Any], quiet: bool = False) -> httpx.Response:
-    """Wait for a queued request, show its log lines as they come, and give the app's reply.
+def follow(session: Session, submitted: dict[str, Any], *, progress: bool = True, lines: bool = True) -> httpx.Response:
+    """Wait for a queued request, show its progress and its log lines as they come, and give the app's reply.
 
     Ctrl-C cancels the request. Raises `Failure` when the server stays away.
     """
     try:
         session.say(f"request {submitted['request_id']}")
-        with waiting(session.err, "queued") as now:
+        with waiting(session.err, "queued", shown=progress) as now:
             for status in statuses(session, submitted):
-                if quiet:
-                    continue
                 now(_stage(status))
-                for line in status["new_logs"]:
+                for line in status["new_logs"] if lines else ():
                     session.say(line["message"])
     except KeyboardInterrupt:
         _cancel(session, submitted)

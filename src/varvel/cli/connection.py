@@ -225,6 +225,8 @@ def _reaching(place: Place) -> Iterator[None]:
         raise Failure(_unreached(place, problem), UNREACHABLE) from problem
     except httpx.UnsupportedProtocol as problem:
         raise Failure(f"{place.url} is no URL of a server, such as {DEFAULT_URL}", USAGE) from problem
+    except httpx.LocalProtocolError as problem:
+        raise Failure(f"this cannot be sent: {problem}", USAGE) from problem
     except httpx.TransportError as problem:
         said = str(problem).rstrip(".") or type(problem).__name__
         hint = ""

@@ -51,7 +51,7 @@ def run(session: Session, tls_port: int, paste: bool = False) -> None:
     _head(session, f"Sending {_near(sample)} through the queue to {APP}")
     url = upload.to_url(session, sample)
     submitted = call.submit(session, APP, {"image_url": url}, {})
-    answer = call.follow(session, submitted, quiet=True).json()
+    answer = call.follow(session, submitted, lines=False).json()
     _head(session, "The text that came back")
     print_text(answer["text"])
     record = wait_for_record(session, submitted["request_id"])
@@ -234,7 +234,7 @@ def _doing(log: Path) -> str:
         said = json.loads(lines[0]) if lines else {}
     except ValueError:
         said = {}
-    return str(said.get("line") or said.get("event") or "starting")[:70]
+    return str(said.get("event") or "starting")[:70]
 
 
 def _tail(log: Path) -> str:

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from varvel.apps import folder as folders
+from varvel.apps.environments import PACKAGE_LINES
 from varvel.apps.errors import DeployRefused, FolderTooLarge
 from varvel.apps.rules import parse_target
 from varvel.cli import upload
@@ -131,8 +132,9 @@ def deploy(
 
 def _teller(session: Session, now: Callable[[str], None]) -> Callable[[str, str], None]:
     def say(level: str, text: str) -> None:
-        now(text)
-        session.say(text, "red" if level in ("error", "stderr") else "dim")
+        now(text.strip()[:60])
+        if not text.startswith(PACKAGE_LINES):
+            session.say(text, "red" if level in ("error", "stderr") else "dim")
 
     return say
 

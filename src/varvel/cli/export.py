@@ -84,7 +84,7 @@ def save(session: Session, path: str, params: dict[str, Any], output: Path | Non
                 _copy(reply.iter_bytes, file.write, advance)
             partial.replace(output)
         except OSError as problem:
-            raise Failure(f"{output} cannot be written: {problem}") from problem
+            raise Failure(f"{output} cannot be written: {problem.strerror}") from problem
         finally:
             partial.unlink(missing_ok=True)
     session.show({"path": str(output), "size": output.stat().st_size}, lambda: str(output))

@@ -69,7 +69,7 @@ def get(
                     advance(len(piece))
         partial.replace(place)
     except OSError as problem:
-        raise Failure(f"{place} cannot be written: {problem}") from problem
+        raise Failure(f"{place} cannot be written: {problem.strerror}") from problem
     finally:
         partial.unlink(missing_ok=True)
     session.show({"path": str(place), "size": place.stat().st_size}, lambda: str(place))

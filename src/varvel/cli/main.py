@@ -81,6 +81,8 @@ def main() -> None:
 
 def run(arguments: list[str]) -> int:
     """Run one command; its exit code. Errors of a command are one message on stderr, never a traceback."""
+    if arguments[:1] == ["help"]:
+        arguments = [*arguments[1:], "--help"]
     first = arguments[0] if arguments else ""
     try:
         app = build([first]) if first in COMMANDS or first in GROUPS else build([] if first == "--version" else ALL)

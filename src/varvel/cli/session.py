@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
+from urllib.parse import quote
 
 import typer
 from rich.console import Console
@@ -147,8 +148,8 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def app_parts(text: str) -> tuple[str, str]:
-    """`owner/name` of an app id. Raises `Failure`."""
+    """Owner and name of an app id, as they stand in a URL. Raises `Failure`."""
     owner, slash, name = text.strip("/").partition("/")
     if not slash or not owner or not name or "/" in name:
         raise Failure(f"{text!r} is not OWNER/NAME", 2)
-    return owner, name
+    return quote(owner, safe=""), quote(name, safe="")

@@ -13,6 +13,7 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from varvel.cli import demo
 from varvel.cli.connection import FAILED, Failure, Place
@@ -80,6 +81,8 @@ def up(settings: Settings, app: App = None, examples: Examples = True, demo_run:
         Console(stderr=True).print(f"nothing will listen on control port {settings.control_port}: it is only reserved")
 
     def greet(ready: server.Ready) -> None:
+        for target in ready.failed if app else ():
+            Console(stderr=True).print(f"[red]not deployed:[/red] {escape(target)}; the log above says why")
         if demo_run and examples and not app and ready.first_start:
             threading.Thread(target=_show, args=(settings, ready.url, ready.failed), daemon=True, name="demo").start()
 
