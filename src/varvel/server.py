@@ -60,6 +60,8 @@ DATA_PLANE = ("run", "queue", "proxy", "tokens", "storage", "files", ".well-know
 FIRST_OWNER = "me"
 ADDRESS_FILE = "address"
 """File in the data folder that names the URL at which the server that runs there is reached from this machine."""
+UNFINISHED_FILE = "first-start"
+"""File in the data folder of a first start that was ended before it had deployed the examples: the next one goes on."""
 _NEAR = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 - nothing is bound here
 MONTHS_EVERY = 3600.0
 """Seconds."""
@@ -192,6 +194,7 @@ class _Parts:
         deployer: Deployer,
         catalog: SqliteCatalog,
         new_key: str | None,
+        unfinished: Path,
     ) -> None:
         self.front = front
         self.telemetry = telemetry
@@ -200,7 +203,8 @@ class _Parts:
         self.deployer = deployer
         self.catalog = catalog
         self.new_key = new_key
-        self.first_start = not catalog.apps()
+        self.unfinished = unfinished
+        self.first_start = not catalog.apps() or unfinished.exists()
         self.health_taking = True
 
 
@@ -335,7 +339,7 @@ async def _parts(settings: Settings) -> AsyncIterator[_Parts]:
             health,
             settings.max_request_headers,
         )
-        parts = _Parts(front, scheduler, telemetry, starting, deployer, catalog, new_key)
+        parts = _Parts(front, scheduler, telemetry, starting, deployer, catalog, new_key, data / UNFINISHED_FILE)
         yield parts
 
 
@@ -448,6 +452,7 @@ async def _deploy(parts: _Parts, targets: list[str], examples: bool) -> list[str
     folder = example_apps.folder()
     if not targets and examples and parts.first_start and folder is not None:
         orders = [_order(folder / target) for target in example_apps.TARGETS]
+        parts.unfinished.touch()
     failed = []
     for order in orders:
         log.info("deploying", target=order.target, folder=str(order.folder))
@@ -456,6 +461,7 @@ async def _deploy(parts: _Parts, targets: list[str], examples: bool) -> list[str
         except VarvelError as problem:
             log.error("not deployed", target=order.target, problem=problem.message)
             failed.append(order.target)
+    parts.unfinished.unlink(missing_ok=True)
     await asyncio.shield(parts.telemetry_started)
     return failed
 

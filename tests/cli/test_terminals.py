@@ -208,6 +208,33 @@ def test_a_question_that_nobody_can_answer_names_the_flag(server: Server) -> Non
     assert "--yes" in done.stderr
 
 
+def test_a_followed_log_says_once_that_the_server_is_away_and_goes_on_when_it_is_back(tmp_path: Path) -> None:
+    with serving(tmp_path / "data", "--no-examples") as server:
+        server.varvel("deploy", str(ROOT / "examples" / "echo" / "app.py:app"))
+        child = subprocess.Popen(
+            [*VARVEL, "logs", "me/echo", "-f", "-n", "1", "--data", str(server.data), "--url", server.url],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=server.environ,
+            cwd=ROOT,
+        )
+        try:
+            assert child.stdout is not None
+            assert "deployed" in child.stdout.readline()
+            server.kill()
+            time.sleep(3)
+            server.start()
+            server.varvel("call", "me/echo", "print=back again", "-q")
+            while "back again" not in (line := child.stdout.readline()):
+                assert line
+        finally:
+            child.send_signal(signal.SIGINT)
+            _, said = child.communicate(timeout=30)
+        assert child.returncode == 130
+        assert 1 <= said.count("trying again") <= 2  # the connection broke, then nobody answered
+
+
 def test_ctrl_c_in_a_call_says_what_became_of_the_request(server: Server) -> None:
     child = subprocess.Popen(
         [*VARVEL, "call", "me/echo", "sleep=30", "--data", str(server.data)],

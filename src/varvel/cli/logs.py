@@ -89,10 +89,11 @@ def _follow(session: Session, params: dict[str, Any], labels: list[dict[str, Any
     """Live lines; after a broken connection it goes on behind the last one."""
     params = {**params, "start": last or params.get("start"), "end": None}
     resume: str | None = None
+    away = False
     while True:
         try:
             for event_id, item in events(session.server, params, resume, labels):
-                resume = event_id or resume
+                resume, away = event_id or resume, False
                 if "timestamp" not in item:
                     session.say(json.dumps(item), "yellow")
                 elif last is None or item["timestamp"] > last:
@@ -101,7 +102,9 @@ def _follow(session: Session, params: dict[str, Any], labels: list[dict[str, Any
         except Failure as problem:
             if problem.code != UNREACHABLE:
                 raise
-            session.say(f"{problem.message}; trying again", "yellow")
+            if not away:
+                session.say(f"{problem.message}; trying again until it is back", "yellow")
+            away = True
         time.sleep(RECONNECT_SECONDS)
 
 

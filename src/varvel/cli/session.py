@@ -19,10 +19,12 @@ from rich.table import Table
 
 from varvel.cli.connection import USAGE, Connection, Failure, Place, find_place
 
-Url = Annotated[str | None, typer.Option("--url", help="Server. Default: VARVEL_URL, else http://127.0.0.1:8787.")]
+Url = Annotated[
+    str | None, typer.Option("--url", help="Server. Default: VARVEL_URL, DIR/address, else http://127.0.0.1:8787.")
+]
 Key = Annotated[str | None, typer.Option("--key", help="Key. Default: VARVEL_KEY, FAL_KEY, else DIR/admin.key.")]
 Data = Annotated[
-    Path | None, typer.Option("--data", help="Data folder, for its key. Default: VARVEL_DATA, else .varvel.")
+    Path | None, typer.Option("--data", help="Data folder DIR of the server. Default: VARVEL_DATA, else .varvel.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 UNFOLDED = 1000

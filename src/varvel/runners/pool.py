@@ -481,7 +481,8 @@ class LocalPool:
                 self._book.event(runner, "runner_finished")
             else:
                 self._book.event(runner, "runner_startup_failure", reason=failure.message)
-            started.set_exception(failure)
+            if not started.done():  # whoever waited may have gone
+                started.set_exception(failure)
         finally:
             if not started.done():
                 started.set_exception(StartFailed("The server is stopping"))
