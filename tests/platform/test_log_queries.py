@@ -37,7 +37,8 @@ def rows(owner: str, count: int) -> list[LogRow]:
             level=("trace", "debug", "info", "warning", "error", "stdout", "stderr")[number % 7],
             source=("gateway", "grpc-register")[number % 2],
             message=MESSAGES[number % len(MESSAGES)],
-            labels={"k": f"v{number % 4}", "fal_job_id": f"j{number % 5}"} if number % 5 else {},
+            labels={"fal_request_id": f"q{number}"}
+            | ({"k": f"v{number % 4}", "fal_job_id": f"j{number % 5}"} if number % 5 else {}),
         )
         for number in range(count)
     ]
@@ -60,6 +61,10 @@ CONDITIONS: tuple[dict[str, Any], ...] = (
     {"labels": (label_test("k", "v1", "not_equals"),)},
     {"labels": (label_test("k", ["v1", "v2"], "not_in"), label_test("fal_job_id", "j1", "equals"))},
     {"labels": (label_test("k", "", "equals"),)},
+    {"labels": (label_test("fal_request_id", "q17", "equals"),)},
+    {"labels": (label_test("fal_request_id", ["q17", "q140", "absent"], "in"), label_test("k", "v1", "equals"))},
+    {"labels": (label_test("fal_request_id", ["q17", ""], "in"),)},
+    {"labels": (label_test("fal_request_id", ["q17", "q18"], "not_in"),)},
     {"labels": (label_test("never", "x", "not_equals"),)},
     {"apps": frozenset({"{owner}/b"}), "level": "error", "search": "panicked", "revision": "r0"},
 )
@@ -98,3 +103,6 @@ def test_a_time_is_read_to_the_microsecond_in_every_form() -> None:
     assert micros(iso_micros(1_790_000_000_123_457), "cursor") == 1_790_000_000_123_457
     assert micros("1790000000123457", "cursor") == 1_790_000_000_123_457
     assert micros("2026-09-21T16:13:20.000001+02:00", "cursor") == 1_790_000_000_000_001
+    # A plus sign that a client did not escape.
+    assert micros("2026-09-21T16:13:20.000001 02:00", "cursor") == 1_790_000_000_000_001
+    assert micros("2026-09-21 14:13:20.000001", "cursor") == 1_790_000_000_000_001

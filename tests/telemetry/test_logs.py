@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.telemetry.conftest import Engine
@@ -63,6 +64,20 @@ async def test_a_line_is_in_the_store_after_a_barrier_with_its_labels(engine: En
         "fal_source": "gateway",
         "k": "v",
     }
+    await sink.stop()
+
+
+async def test_the_label_of_a_request_and_the_lines_own_request_never_differ(engine: Engine, tmp_path: Path) -> None:
+    sink = logs(engine, tmp_path)
+    sink.start()
+    said: dict[str, Any] = {"app": "me/agree", "revision": "rev", "job_id": "job", "level": "info", "message": "hi"}
+    sink.take(**said, request_id="r1", labels={"fal_request_id": "r2"})
+    sink.take(**said, labels={"fal_request_id": "r3"})
+    await sink.barrier()
+    rows = await engine.client.select(
+        "SELECT request_id, labels['fal_request_id'] AS label FROM logs WHERE app = 'me/agree' ORDER BY ts"
+    )
+    assert [(row["request_id"], row["label"]) for row in rows] == [("r1", "r1"), ("r3", "r3")]
     await sink.stop()
 
 

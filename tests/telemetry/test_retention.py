@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from datetime import UTC, date, datetime
 
 import pytest
@@ -7,6 +8,9 @@ from tests.telemetry.conftest import Engine
 
 from varvel.settings import Settings
 from varvel.telemetry.retention import days_kept, drop_expired, expired
+from varvel.telemetry.schema import statements
+
+TABLE = re.compile(r"CREATE TABLE IF NOT EXISTS (\w+)")
 
 
 def test_a_partition_goes_when_every_row_in_it_is_older_than_its_tables_days() -> None:
@@ -21,6 +25,11 @@ def test_a_partition_of_a_month_goes_with_its_last_day() -> None:
     found = [("requests_closed", "202511"), ("requests_closed", "202512")]
     assert expired(found, {"requests_closed": 10}, date(2026, 1, 10)) == [("requests_closed", "202511")]
     assert expired(found, {"requests_closed": 10}, date(2026, 1, 11)) == found
+
+
+def test_every_table_that_is_cut_by_time_has_a_rule() -> None:
+    tables = {found[1] for each in statements() if "PARTITION BY" in each and (found := TABLE.match(each))}
+    assert tables == days_kept(Settings()).keys()
 
 
 def test_tables_without_a_rule_are_never_dropped() -> None:

@@ -14,10 +14,9 @@ from varvel.telemetry.model import LogRow, TelemetryStore
 
 _HOUR = 3_600_000_000
 _WINDOWS = (_HOUR, 6 * _HOUR, 24 * _HOUR, 168 * _HOUR)
-_WIDE = (24 * _HOUR,)
+_WIDE = (24 * _HOUR, 96 * _HOUR)
 _COLUMNS = "ts, owner, app, revision, job_id, request_id, endpoint, level, source, message, labels"
 PAGE = 1000
-REQUEST_LABEL = "fal_request_id"
 
 
 def windows(since: int, until: int, widths: Sequence[int] = _WINDOWS) -> Iterator[tuple[int, int]]:
@@ -34,7 +33,7 @@ def windows(since: int, until: int, widths: Sequence[int] = _WINDOWS) -> Iterato
 
 def widths(query: LogQuery) -> Sequence[int]:
     """How far back the windows of a query reach."""
-    if query.request_id is not None or any(test.indexed and test.key == REQUEST_LABEL for test in query.labels):
+    if query.request_id is not None or any(test.of_request for test in query.labels):
         return ()
     return _WIDE if query.job_id is not None or any(test.indexed for test in query.labels) else _WINDOWS
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from varvel.errors import InvalidRequest
 from varvel.ids import iso_micros
-from varvel.telemetry.model import LEVELS, LogRow
+from varvel.telemetry.model import LEVELS, REQUEST_LABEL, LogRow
 
 Condition = Literal["equals", "in", "not_equals", "not_in"]
 
@@ -41,6 +41,11 @@ class LabelTest:
     def indexed(self) -> bool:
         """Whether the store's index of label values can find the lines."""
         return not self.negated and "" not in self.values
+
+    @property
+    def of_request(self) -> bool:
+        """Whether it asks for the lines of some requests."""
+        return self.indexed and self.key == REQUEST_LABEL
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,8 +155,10 @@ def micros(text: str, name: str) -> int:
     """Microseconds of an ISO 8601 time, exactly; or the number itself. Raises `InvalidRequest`."""
     if text.isascii() and text.isdigit() and len(text) <= 16:
         return int(text)
+    # A plus sign that was not escaped arrives as a space.
+    given = text.strip().replace(" ", "+") if "T" in text else text.strip()
     try:
-        at = datetime.fromisoformat(text.strip())
+        at = datetime.fromisoformat(given)
     except ValueError as problem:
         raise InvalidRequest(f"{name}: {text[:60]!r} is not an ISO 8601 time") from problem
     return ((at if at.tzinfo else at.replace(tzinfo=UTC)) - _EPOCH) // timedelta(microseconds=1)
@@ -192,7 +199,10 @@ def _label_sql(test: LabelTest, number: int, params: dict[str, Any]) -> list[str
     negation = "NOT " if test.negated else ""
     params[key] = test.key
     terms = [f"{negation}labels[{{{key}:String}}] IN {{{values}:Array(String)}}"]
-    if test.indexed:
+    if test.of_request:
+        # The same in a column, whose index is much smaller than that of all labels.
+        terms.append(f"request_id IN {{{values}:Array(String)}}")
+    elif test.indexed:
         # What the index can answer; the condition above says of which label the value must be.
         terms.append(f"hasAny(mapValues(labels), {{{values}:Array(String)}})")
     return terms

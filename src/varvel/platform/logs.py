@@ -66,7 +66,7 @@ class LogFilters:
     end: str | None
 
 
-def log_filters(
+async def log_filters(
     caller: Annotated[Caller, Depends(api_caller)],
     start: Start = None,
     end: End = None,

@@ -20,7 +20,7 @@ from varvel.errors import TelemetryUnavailable
 from varvel.telemetry.ahead import WriteAhead
 from varvel.telemetry.client import StoreClient
 from varvel.telemetry.delivery import Rejects, deliver
-from varvel.telemetry.model import LogRow
+from varvel.telemetry.model import REQUEST_LABEL, LogRow
 from varvel.telemetry.spool import Spool, ts_of
 from varvel.telemetry.tail import RequestLines, TailHub
 
@@ -34,7 +34,7 @@ HURRY_GAP = 0.05
 RETRY = 0.5
 STOP_WAIT = 5.0
 LABELS_KNOWN = 4096
-LABELS = ("fal_app_name", "fal_app_id", "fal_request_id", "fal_job_id", "fal_endpoint", "fal_source")
+LABELS = ("fal_app_name", "fal_app_id", REQUEST_LABEL, "fal_job_id", "fal_endpoint", "fal_source")
 """Of every line: `owner/name`, the revision, the request, the runner, the path, and who wrote it."""
 
 
@@ -112,6 +112,8 @@ class Logs:
         """Take one line and give its `ts`; see `LogSink`."""
         now = self._clock()
         ts = self._last = max(self._last + 1, int(min(at or now, now) * 1_000_000))
+        if labels and not request_id:
+            request_id = labels.get(REQUEST_LABEL, "")
         known = self._labels(app, revision, request_id, job_id, endpoint, source)
         row = LogRow(
             ts=ts,
@@ -124,7 +126,7 @@ class Logs:
             level=level.lower(),
             source=source,
             message=message,
-            labels={**known, **labels} if labels else known,
+            labels={**labels, **known} if labels else known,
         )
         try:
             line = self._encode(row)

@@ -126,6 +126,9 @@ class LogRow(msgspec.Struct, kw_only=True):
     """What is known of fal_app_name, fal_app_id, fal_request_id, fal_job_id, fal_endpoint, fal_source, and more."""
 
 
+REQUEST_LABEL = "fal_request_id"
+"""A line has this label when it has a `request_id`, and both say the same."""
+
 LEVELS = {"trace": 0, "debug": 10, "info": 20, "warning": 30, "error": 40, "stdout": 100, "stderr": 110}
 """Order of levels for `level` as a minimum, as the hosted runtime has it: prints are above all."""
 
