@@ -48,6 +48,9 @@ class Settings:
     result_ttl: float = _setting(3600.0, "How long a queue result can be fetched after completion.")
     large_result: int = _setting(10 * 1024, "Results of this size or more go earlier, unless payloads are kept.")
     large_result_ttl: float = _setting(360.0, "How long a large result can be fetched after completion.")
+    result_days: int = _setting(
+        30, "How many days a result can be fetched whose payload is kept (see payload_days, payload_limit); 0 for none."
+    )
     queue_memory: int = _setting(64 * 1024 * 1024, "Most bytes of waiting bodies, and of recent results, in memory.")
     retry_backoff: float = _setting(0.5, "Wait before the second attempt of a queued request; doubles for each.")
     retry_backoff_max: float = _setting(30.0, "Longest wait between two attempts of a queued request.")

@@ -60,7 +60,7 @@ async def test_a_start_deadline_holds_over_a_restart_after_the_clock_was_set(tmp
 @pytest.mark.parametrize("restarts", [False, True])
 async def test_results_expire_after_their_time_whatever_the_clock_says(tmp_path: Path, restarts: bool) -> None:
     clock = Clock()
-    async with parts(tmp_path, clock=clock, settings={"result_ttl": 4.0}) as made:
+    async with parts(tmp_path, clock=clock, settings={"result_ttl": 4.0, "result_days": 0}) as made:
         for step in (HOUR, -2 * HOUR):
             given = job()
             await made.scheduler.submit(given)

@@ -91,12 +91,11 @@ def test_delays_double_up_to_a_bound() -> None:
 
 
 def test_large_results_go_earlier_unless_payloads_are_kept() -> None:
-    def lives(size: int, *, kept: bool) -> float:
-        return rules.expiry(1000.0, size, kept=kept, ttl=3600, large=100, large_ttl=360) - 1000
-
-    assert lives(99, kept=False) == 3600
-    assert lives(100, kept=False) == 360
-    assert lives(100, kept=True) == 3600
+    times = rules.Lifetimes(ttl=3600, large=100, large_ttl=360, kept=86_400, kept_most=1000)
+    assert [rules.lifetime(size, False, times) for size in (99, 100, 2000)] == [3600, 360, 360]
+    assert [rules.lifetime(size, True, times) for size in (99, 100, 1000, 1001)] == [86_400, 86_400, 86_400, 3600]
+    none = rules.Lifetimes(ttl=3600, large=100, large_ttl=360, kept=0, kept_most=1000)
+    assert [rules.lifetime(size, True, none) for size in (99, 100, 1001)] == [3600, 3600, 3600]
 
 
 def test_a_start_timeout_names_the_user_as_its_cause() -> None:

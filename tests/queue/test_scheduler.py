@@ -368,15 +368,17 @@ async def test_waiting_jobs_keep_their_order_over_a_restart(tmp_path: Path) -> N
 
 async def test_results_outlive_a_restart_until_they_expire(tmp_path: Path) -> None:
     async with parts(tmp_path, settings={"result_ttl": 1.0}) as made:
-        given = job()
-        await made.scheduler.submit(given)
-        await made.ended(given.request_id)
+        given, kept = job(store_io=False), job()
+        for each in (given, kept):
+            await made.scheduler.submit(each)
+            await made.ended(each.request_id)
         await made.restart()
         found = await made.scheduler.result(given.request_id)
         assert found is not None
         assert found[1].body == b'{"ok": true}'
         await asyncio.sleep(1.2)
         assert await made.scheduler.status(given.request_id) is None
+        assert await made.scheduler.result(kept.request_id) is not None
 
 
 async def test_a_job_cut_off_by_a_restart_has_spent_an_attempt_and_is_back_at_its_place(tmp_path: Path) -> None:

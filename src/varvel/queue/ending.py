@@ -44,6 +44,13 @@ class Endings:
         self._default_machine = default_machine
         self._ended = ended
         self._unset = unset
+        self._lifetimes = rules.Lifetimes(
+            ttl=settings.result_ttl,
+            large=settings.large_result,
+            large_ttl=settings.large_result_ttl,
+            kept=min(settings.result_days, settings.payload_days) * 86_400.0,
+            kept_most=settings.payload_limit,
+        )
         self._callbacks: list[Finished] = []
         self._log = structlog.get_logger("varvel.queue")
         self.recent = Recent(settings.queue_memory)
@@ -112,14 +119,8 @@ class Endings:
     def _ended_job(self, seq: int, job: Job, outcome: Outcome) -> Ended:
         settings = self._settings
         kept = job.store_io and settings.payload_days > 0
-        expires_at = rules.expiry(
-            self._unset(),
-            len(outcome.body) if outcome.body_file is None else settings.large_result,
-            kept=kept,
-            ttl=settings.result_ttl,
-            large=settings.large_result,
-            large_ttl=settings.large_result_ttl,
-        )
+        size = len(outcome.body) if outcome.body_file is None else settings.payload_limit + 1
+        expires_at = self._unset() + rules.lifetime(size, kept, self._lifetimes)
         records = rows(
             request_id=job.request_id,
             app=job.app,

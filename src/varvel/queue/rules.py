@@ -72,13 +72,24 @@ def delay_before(attempts: int, backoff: float, longest: float) -> float:
     return min(longest, backoff * 2.0**doublings)
 
 
-def expiry(ended_at: float, size: int, *, kept: bool, ttl: float, large: int, large_ttl: float) -> float:
-    """Time until which a result can be fetched: results of `large` bytes or more go earlier.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lifetimes:
+    """How long results can be fetched; times in seconds, sizes in bytes."""
 
-    Unless the request's payloads are kept anyway (`kept`): then size makes no difference.
-    """
-    short = size >= large and not kept
-    return ended_at + (min(ttl, large_ttl) if short else ttl)
+    ttl: float
+    large: int
+    """Results of this size or more have only `large_ttl`, where payloads are not kept."""
+    large_ttl: float
+    kept: float
+    """Where payloads are kept, for results of at most `kept_most` bytes."""
+    kept_most: int
+
+
+def lifetime(size: int, kept: bool, times: Lifetimes) -> float:
+    """Seconds for which a result can be fetched, by its size and whether payloads of its request are kept."""
+    if kept:
+        return max(times.kept, times.ttl) if size <= times.kept_most else times.ttl
+    return min(times.ttl, times.large_ttl) if size >= times.large else times.ttl
 
 
 def own_end(
