@@ -37,8 +37,8 @@ NAMED_HEADERS = (
 )
 EXPOSED_HEADERS = (
     b"x-fal-request-id, x-fal-billable-units, x-fal-served-from, x-fal-error-type, "
-    b"x-fal-request-timeout-type, x-request-id, retry-after, ratelimit-limit, ratelimit-remaining, "
-    b"ratelimit-reset, etag"
+    b"x-fal-request-timeout-type, x-fal-needs-retry, x-fal-runner-hints, x-request-id, retry-after, "
+    b"ratelimit-limit, ratelimit-remaining, ratelimit-reset, etag, content-range"
 )
 PLATFORM_PATHS = frozenset({"v1", "control", "openapi.json"})
 

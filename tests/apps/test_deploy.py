@@ -67,6 +67,55 @@ async def test_a_fal_app_is_read_in_a_child_process_with_its_attributes_as_they_
     assert "examples.hello" not in sys.modules
 
 
+CLASS = """
+import fal
+
+class Thing(fal.App):
+    {}
+
+    @fal.endpoint("/")
+    def root(self) -> str:
+        return ""
+"""
+
+
+@pytest.mark.parametrize(
+    ("attributes", "said"),
+    [
+        ("app_files = ['data.txt', 'more']", None),
+        ("app_files = ['data.txt', 'gone.txt']", "'gone.txt' of app_files is not in the folder"),
+        ("app_files = ['data.txt']; app_files_context_dir = 'more'", "must begin in the folder that is deployed"),
+        ("app_files = ['../secret.txt']; app_files_context_dir = '..'", "must begin in the folder that is deployed"),
+        ("local_python_modules = ['beside', 'json']", None),
+        ("local_python_modules = ['far_away']", "'far_away' of local_python_modules is not in the folder"),
+        ("image = fal.ContainerImage.from_dockerfile_str('FROM x')", "sets image, which this server cannot serve"),
+    ],
+)
+async def test_what_a_fal_app_brings_along_must_be_in_its_folder(
+    world: World, attributes: str, said: str | None
+) -> None:
+    order = world.order(CLASS.format(attributes))
+    (order.folder / "data.txt").write_text("data")
+    (order.folder / "beside.py").write_text("")
+    (order.folder / "more").mkdir()
+    (order.folder / "more" / "data.txt").write_text("data")
+    if said is None:
+        assert (await world.deployer.deploy(order)).status == "deployed"
+        return
+    with pytest.raises(ImportFailed) as caught:
+        await world.deployer.deploy(order)
+    assert said in str(caught.value)
+
+
+async def test_a_secret_that_is_not_there_is_told_when_deploying(world: World) -> None:
+    text = CLASS.format("secrets = ['HERE', 'AWAY']")
+    said: list[str] = []
+    await world.deployer.deploy(world.order(text, env={"HERE": "1"}), lambda level, message: said.append(message))
+    assert [line for line in said if "secret" in line] == [
+        """Thing asks for the secret AWAY, which is not here: give it with --set 'env={"AWAY": ...}'"""
+    ]
+
+
 async def test_routes_of_a_fastapi_app_become_endpoints(world: World) -> None:
     text = (
         "from fastapi import FastAPI\napp = FastAPI()\n@app.post('/turbo')\ndef turbo(): ...\n"

@@ -24,7 +24,6 @@ FAL_ATTRIBUTES = (
     "concurrency_buffer_perc", "scaling_delay", "max_multiplexing", "startup_timeout", "request_timeout",
     "termination_grace_period_seconds", "skip_retry_conditions", "retry_config",
 )  # fmt: skip
-UNSUPPORTED = ("image", "app_files", "local_python_modules")
 OWN_FRAMES = (__file__, "<frozen importlib._bootstrap>", "<frozen importlib._bootstrap_external>")
 USUAL_NAMES = ("app", "application", "api", "asgi")
 
@@ -38,7 +37,7 @@ def main() -> None:
     attribute = sys.argv[4] if len(sys.argv) > 4 else None
     threading.Thread(target=end_with_reader, args=(descriptor,), daemon=True).start()
     try:
-        found = describe(load(folder, file), file, attribute)
+        found = describe(load(folder, file), Path(folder), file, attribute)
     except Refused as problem:
         found = {"error": str(problem)}
     except BaseException as problem:
@@ -73,7 +72,7 @@ def load(folder: str, file: str) -> ModuleType:
     return module
 
 
-def describe(module: ModuleType, file: str, attribute: str | None) -> dict[str, Any]:
+def describe(module: ModuleType, folder: Path, file: str, attribute: str | None) -> dict[str, Any]:
     """Kind, attribute, routes and settings of the app."""
     attribute = attribute or find(module, file)
     target: Any = module
@@ -82,6 +81,7 @@ def describe(module: ModuleType, file: str, attribute: str | None) -> dict[str, 
             raise Refused(f"{file} has no {attribute!r}; it has {', '.join(public(module)) or 'nothing'}")
         target = getattr(target, part)
     if is_fal_app(target):
+        refuse_what_is_not_here(target, attribute, folder, file)
         return describe_fal(target, attribute)
     if isinstance(target, type) or not callable(target):
         raise Refused(f"{file}:{attribute} is neither an ASGI app nor a fal.App class")
@@ -109,8 +109,6 @@ def is_fal_app(value: Any) -> bool:
 
 def describe_fal(target: Any, attribute: str) -> dict[str, Any]:
     """Its attributes as they are. The class is not instantiated: `setup` belongs to runners."""
-    if wrong := [name for name in UNSUPPORTED if getattr(target, name, None)]:
-        raise Refused(f"{attribute} sets {' and '.join(wrong)}, which this server cannot serve")
     host = getattr(target, "host_kwargs", {})
     options = {name: first(getattr(target, name, None), host.get(name)) for name in FAL_ATTRIBUTES}
     options["auth"] = getattr(target, "app_auth", None)
@@ -123,6 +121,26 @@ def describe_fal(target: Any, attribute: str) -> dict[str, Any]:
         "requirements": getattr(target, "requirements", None) or [],
         "options": {name: plain(value) for name, value in options.items() if value is not None},
     }
+
+
+def refuse_what_is_not_here(target: Any, attribute: str, folder: Path, file: str) -> None:
+    """The whole folder was copied: what the class asks to be brought along must be in it."""
+    image = getattr(target, "image", None)
+    if image is not None and not callable(image):  # an endpoint may be called so
+        raise Refused(f"{attribute} sets image, which this server cannot serve: it runs apps without containers")
+    if files := list(getattr(target, "app_files", None) or []):
+        base = Path(folder, file).parent.joinpath(getattr(target, "app_files_context_dir", None) or "").resolve()
+        if base != folder.resolve():
+            raise Refused(f"{attribute}: app_files must begin in the folder that is deployed, which is where apps run")
+        if missing := [name for name in files if not base.joinpath(name).exists()]:
+            raise Refused(f"{attribute}: {missing[0]!r} of app_files is not in the folder that is deployed")
+    modules = getattr(target, "local_python_modules", None) or []
+    if missing := [name for name in modules if importlib.util.find_spec(name) is None]:
+        raise Refused(f"{attribute}: {missing[0]!r} of local_python_modules is not in the folder that is deployed")
+    secrets = getattr(target, "secrets", None) or []
+    if missing := [name for name in secrets if name not in os.environ]:
+        how = f"--set 'env={{\"{missing[0]}\": ...}}'"
+        sys.stderr.write(f"{attribute} asks for the secret {missing[0]}, which is not here: give it with {how}\n")
 
 
 def first(*values: Any) -> Any:
