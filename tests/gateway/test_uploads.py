@@ -103,11 +103,11 @@ async def test_a_part_of_a_file_can_be_read(shared: Rig) -> None:
 
 
 async def test_a_file_expires(shared: Rig) -> None:
-    places = await _initiate(shared, **{"X-Fal-Object-Lifecycle": json.dumps({"expiration_duration_seconds": 0.6})})
+    places = await _initiate(shared, **{"X-Fal-Object-Lifecycle": json.dumps({"expiration_duration_seconds": 3})})
     anybody = await shared.client(None)
     await anybody.put(places["upload_url"], content=b"brief")
     assert (await anybody.get(places["file_url"])).status_code == 200
-    await asyncio.sleep(0.7)
+    await asyncio.sleep(3.1)
     assert (await anybody.get(places["file_url"])).status_code == 404
 
 

@@ -30,6 +30,7 @@ class Follower(threading.Thread):
     """Follows a stream. When the connection breaks it comes back with the id of its last event."""
 
     def __init__(self, client: httpx.Client, params: dict[str, Any], labels: Any = None) -> None:
+        """It takes the client for its own, and closes it."""
         super().__init__(daemon=True)
         self._client, self._params, self._labels = client, params, labels
         self._ending = threading.Event()
@@ -41,11 +42,12 @@ class Follower(threading.Thread):
         self.connections = 0
 
     def run(self) -> None:
-        while not self._ending.is_set():
-            try:
-                self._follow()
-            except httpx.TransportError:
-                time.sleep(0.02)
+        with self._client:
+            while not self._ending.is_set():
+                try:
+                    self._follow()
+                except httpx.TransportError:
+                    time.sleep(0.02)
 
     def _follow(self) -> None:
         headers = {"Last-Event-ID": self.ids[-1]} if self.ids else {}
@@ -80,5 +82,5 @@ class Follower(threading.Thread):
             time.sleep(0.02)
 
     def end(self) -> None:
-        """Let go at the next line, or when there is none for a second. Does not wait for it."""
+        """Let go at the next line, or when there is none for a second. `join` waits for it."""
         self._ending.set()

@@ -109,8 +109,8 @@ def wait_until_done(client: httpx.Client, app: str, requests: list[str]) -> None
 def test_a_stream_that_is_resumed_over_kills_of_the_server_has_no_gap_and_no_repeat(world: World, talker: str) -> None:
     params = {"app_id": talker, "start": now(-1)}
     dice = random.Random(7)
-    with world.client("me") as client, world.client("me") as reading, world.caller("me") as caller:
-        follower, chatter = Follower(reading, params), Chatter(caller, talker)
+    with world.client("me") as client, world.caller("me") as caller:
+        follower, chatter = Follower(world.client("me"), params), Chatter(caller, talker)
         follower.start()
         chatter.start()
         try:
@@ -129,6 +129,7 @@ def test_a_stream_that_is_resumed_over_kills_of_the_server_has_no_gap_and_no_rep
         kept = history(client, params)
         follower.until(kept[-1]["timestamp"])
         follower.end()
+        follower.join(20)
     assert follower.connections >= KILLS + 1
     assert not follower.others
     assert all(earlier < later for earlier, later in pairwise(follower.ids)), "a line came twice, or out of order"
@@ -216,6 +217,8 @@ def test_a_live_stream_passes_the_lines_that_the_history_has_for_the_same_filter
             follower.until(lines[-1]["timestamp"], 5)
         for follower in followers:
             follower.end()
+        for follower in followers:
+            follower.join(20)
     for condition, lines, follower in zip(chosen, expected, followers, strict=True):
         assert since(fence, follower.lines) == lines, condition
     lengths = {len(lines) for lines in expected}

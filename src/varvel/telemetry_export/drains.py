@@ -7,6 +7,7 @@ least once, also over restarts of either side. After so many failures in a row i
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import hmac
 from collections.abc import Callable
@@ -27,6 +28,8 @@ from varvel.telemetry_export.drain_store import Drain, DrainStore, Kind
 
 SECRET_LENGTH = 64
 BATCH_LIMIT = 5000
+STOPPING = 2.0
+"""Seconds that a post has to be answered and noted when its drain stops: a line comes twice only if it has not."""
 _log = structlog.get_logger("varvel.drains")
 
 
@@ -78,6 +81,7 @@ class LogDrains:
         self._clock = clock
         self._drains: dict[str, Drain] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._posting: dict[str, asyncio.Lock] = {}
 
     async def start(self) -> None:
         """Go on with every active drain."""
@@ -87,11 +91,7 @@ class LogDrains:
 
     async def stop(self) -> None:
         """Stop posting. What was not confirmed is posted again after the next start."""
-        tasks = list(self._tasks.values())
-        self._tasks = {}
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*(self._end(drain_id) for drain_id in list(self._tasks)))
 
     def of(self, owner: str) -> list[Drain]:
         """The owner's drains, oldest first."""
@@ -140,15 +140,22 @@ class LogDrains:
         await self._end(drain_id)
         await self._store.delete(drain_id)
         self._drains.pop(drain_id, None)
+        self._posting.pop(drain_id, None)
 
     def _begin(self, drain: Drain) -> None:
         if drain.active:
+            self._posting.setdefault(drain.drain_id, asyncio.Lock())
             self._tasks[drain.drain_id] = asyncio.create_task(self._run(drain))
 
     async def _end(self, drain_id: str) -> None:
-        if task := self._tasks.pop(drain_id, None):
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+        task = self._tasks.pop(drain_id, None)
+        if task is None:
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(STOPPING), self._posting[drain_id]:
+                task.cancel()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
     async def _run(self, drain: Drain) -> None:
         while drain.active:
@@ -174,12 +181,14 @@ class LogDrains:
             if len(rows) == drain.batch_size:
                 break
         full = len(rows) == drain.batch_size
-        if rows:
+        if not rows:
+            drain.position, drain.failures, drain.last_error = fence, 0, None
+            return False
+        async with self._posting[drain.drain_id]:
             await self._post(drain, rows)
             drain.last_sent_at = self._clock()
-        drain.position = rows[-1].ts if full else fence
-        drain.failures, drain.last_error = 0, None
-        if rows:
+            drain.position = rows[-1].ts if full else fence
+            drain.failures, drain.last_error = 0, None
             await self._store.sent(drain)
         return full
 
