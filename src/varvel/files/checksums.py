@@ -11,7 +11,7 @@ import sqlite3
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from io import FileIO
 from pathlib import Path
@@ -54,6 +54,11 @@ def version_of(found: os.stat_result) -> Version:
     return Version(found.st_ino, found.st_size, found.st_mtime_ns)
 
 
+Known = tuple[int, int, Checksums | None]
+"""Size and mtime_ns of a file, and its sums at that version."""
+NOTHING: Known = (-1, 0, None)
+
+
 class Digest:
     """Both sums of bytes that come in pieces."""
 
@@ -78,25 +83,19 @@ class ChecksumCache:
         self._database = database
         self._entries = entries
         self._pool = ThreadPoolExecutor(threads, "varvel-checksums")
-        self._known: dict[tuple[str, int], tuple[int, int, Checksums]] = {}
+        self._known: dict[str, dict[int, Known]] = {}
+        self._held = 0
         self._running: dict[tuple[str, Version], asyncio.Future[None]] = {}
         self._closing = threading.Event()
 
     def get(self, owner: str, version: Version) -> Checksums | None:
         """What memory knows."""
-        known = self._known.get((owner, version.inode))
-        return known[2] if known and known[0] == version.size and known[1] == version.mtime_ns else None
+        size, mtime_ns, sums = self.of(owner).get(version.inode, NOTHING)
+        return sums if size == version.size and mtime_ns == version.mtime_ns else None
 
-    def of(self, owner: str) -> Callable[[int, int, int], tuple[str, str] | tuple[None, None]]:
-        """The same for many files of one owner, by inode, size and mtime_ns."""
-        get = self._known.get
-        nothing = (0, 0, (None, None))
-
-        def known(inode: int, size: int, mtime_ns: int) -> tuple[str, str] | tuple[None, None]:
-            there = get((owner, inode), nothing)
-            return there[2] if there[0] == size and there[1] == mtime_ns else (None, None)
-
-        return known
+    def of(self, owner: str) -> Mapping[int, Known]:
+        """The same for many files of one owner, by inode; true only of a file of that size and time."""
+        return self._known.get(owner, {})
 
     def put(self, owner: str, found: Sequence[tuple[Version, Checksums]]) -> None:
         """Remember, also over restarts. On the event loop."""
@@ -155,11 +154,16 @@ class ChecksumCache:
         return found
 
     def _remember(self, owner: str, found: Iterable[tuple[Version, Checksums]]) -> None:
+        known = self._known.setdefault(owner, {})
+        before = len(known)
         for version, sums in found:
-            self._known.pop((owner, version.inode), None)
-            self._known[owner, version.inode] = (version.size, version.mtime_ns, sums)
-        while len(self._known) > self._entries:
-            self._known.pop(next(iter(self._known)))
+            known.pop(version.inode, None)
+            known[version.inode] = (version.size, version.mtime_ns, sums)
+        self._held += len(known) - before
+        while self._held > self._entries:
+            # Who adds gives up what it has known the longest.
+            known.pop(next(iter(known)))
+            self._held -= 1
 
 
 def hash_file(

@@ -6,12 +6,12 @@ import asyncio
 import errno
 import os
 import stat
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from io import FileIO
-from operator import itemgetter
+from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple, ParamSpec, TypeVar
 
@@ -21,7 +21,17 @@ import structlog
 from varvel import ids
 from varvel.files import archive, incoming
 from varvel.files.archive import ArchiveLimits
-from varvel.files.checksums import BLOCK, ChecksumCache, Checksums, Version, hash_file, open_regular, version_of
+from varvel.files.checksums import (
+    BLOCK,
+    NOTHING,
+    ChecksumCache,
+    Checksums,
+    Known,
+    Version,
+    hash_file,
+    open_regular,
+    version_of,
+)
 from varvel.files.multipart import PartFolder
 from varvel.files.paths import StoragePath
 from varvel.files.receiving import receive
@@ -42,6 +52,9 @@ P = ParamSpec("P")
 INCOMING = ".incoming"
 """Beside the owners' folders, whose names cannot begin with a dot."""
 _JOURNAL = "commit.json"
+_NAME = attrgetter("name")
+_KIND = 0o170000
+"""Where a mode says what kind of thing it is."""
 _log = structlog.get_logger("varvel.files")
 
 
@@ -61,13 +74,12 @@ class _Found:
         return version_of(self.stat)
 
 
-class _Listed(NamedTuple):
-    """A name in a folder, and what it is after links. Times of birth are not to be had from Python on Linux."""
+class _Unknown(NamedTuple):
+    """A listed file whose checksums are to be found: its name in the list, where it is, and which version."""
 
     name: str
     path: str
-    stat: os.stat_result
-    is_file: bool
+    version: Version
 
 
 class FolderFile:
@@ -130,16 +142,12 @@ class FolderStore:
 
     async def listing(self, owner: str, path: StoragePath, wait: float | None = None) -> list[Entry]:
         """What is in a folder, by name; a file is listed as itself."""
-        found, entries = await self._thread(self._scan, owner, path)
-        missing = [
-            (item.path, version_of(item.stat))
-            for item, entry in zip(found, entries, strict=True)
-            if entry.is_file and entry.sha256 is None
-        ]
-        if not missing:
-            return entries
-        await self._sums.ensure(owner, missing, self._wait if wait is None else wait)
-        return await self._thread(self._listed, owner, found)
+        entries, unknown = await self._thread(self._scan, owner, path)
+        if unknown:
+            missing = [(item.path, item.version) for item in unknown]
+            await self._sums.ensure(owner, missing, self._wait if wait is None else wait)
+            await self._thread(self._fill_in, owner, entries, unknown)
+        return entries
 
     async def stat(self, owner: str, path: StoragePath) -> Entry:
         """One file or folder."""
@@ -304,38 +312,30 @@ class FolderStore:
             raise NoSuchFile(f"There is no {path}") from problem
         return _Found(found.path, os.fstat(file.fileno())), file
 
-    def _scan(self, owner: str, path: StoragePath) -> tuple[list[_Listed], list[Entry]]:
+    def _scan(self, owner: str, path: StoragePath) -> tuple[list[Entry], list[_Unknown]]:
+        """What is listed, and which of it lacks checksums."""
         top = self._find(owner, path)
         if top.is_file:
-            found = [_Listed(path.name, str(top.path), top.stat, True)]
-        else:
-            root = self._real_root(owner)
-            with os.scandir(top.path) as names:
-                found = [item for entry in names if (item := _look(entry, root)) is not None]
-            found.sort(key=itemgetter(0))
-        return found, self._listed(owner, found)
+            entry = msgspec.structs.replace(self._entry(owner, path.name, top), etag="")
+            return [entry], [] if entry.sha256 else [_Unknown(entry.name, str(top.path), top.version)]
+        entries, unknown = _listed(str(top.path), self._real_root(owner), self._sums.of(owner))
+        entries.sort(key=_NAME)
+        return entries, unknown
 
-    def _listed(self, owner: str, found: Sequence[_Listed]) -> list[Entry]:
-        """The loop of a listing: ten thousand entries pass here, so it calls as little as it can."""
-        known = self._sums.of(owner)
-        entries = []
-        for name, _, at, is_file in found:
-            updated, created = at.st_mtime, at.st_ctime
-            if created > updated:
-                created = updated
-            if is_file:
-                sums = known(at.st_ino, at.st_size, at.st_mtime_ns)
-                entries.append(Entry(name, True, at.st_size, created, updated, "", *sums))
-            else:
-                entries.append(Entry(name, False, 0, created, updated))
-        return entries
+    def _fill_in(self, owner: str, entries: list[Entry], unknown: Sequence[_Unknown]) -> None:
+        found = {item.name: self._sums.get(owner, item.version) for item in unknown}
+        for number, entry in enumerate(entries):
+            if (sums := found.get(entry.name)) is not None:
+                entries[number] = msgspec.structs.replace(entry, sha256=sums.sha256, md5=sums.md5)
 
     def _entry(self, owner: str, name: str, found: _Found) -> Entry:
         at = found.stat
-        [entry] = self._listed(owner, [_Listed(name, str(found.path), at, found.is_file)])
+        made = min(at.st_mtime, at.st_ctime)
         if not found.is_file:
-            return entry
-        return msgspec.structs.replace(entry, etag=f"{at.st_size:x}-{at.st_mtime_ns:x}-{at.st_ino:x}")
+            return Entry(name, False, 0, made, at.st_mtime)
+        sha256, md5 = self._sums.get(owner, found.version) or (None, None)
+        etag = f"{at.st_size:x}-{at.st_mtime_ns:x}-{at.st_ino:x}"
+        return Entry(name, True, at.st_size, made, at.st_mtime, etag, sha256, md5)
 
     def _place(self, source: Path, owner: str, path: StoragePath) -> _Found:
         incoming.place(source, self._target(owner, path))
@@ -448,17 +448,45 @@ def _stat(path: Path) -> os.stat_result | None:
         return None
 
 
-def _look(entry: os.DirEntry[str], root: str) -> _Listed | None:
-    """What a name in a folder is; None for pipes, devices, and links that lead nowhere or outside."""
+def _listed(folder: str, root: str, known: Mapping[int, Known]) -> tuple[list[Entry], list[_Unknown]]:
+    """What is in a folder, in no order, and which files are not among the `known`.
+
+    Pipes and devices are left out, as are links that lead nowhere or outside of `root`. One loop, which calls as little
+    as it can, for ten thousand files may pass it.
+    """
+    get = known.get
+    entries: list[Entry] = []
+    unknown: list[_Unknown] = []
+    # Through its descriptor the system need not walk the whole path again for each name.
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        if entry.is_symlink():
-            real = os.path.realpath(entry.path)
-            if not real.startswith(root + os.sep):
-                return None
-            at = os.stat(real)  # noqa: PTH116 - a Path each would be half of the time of a listing
-        else:
-            real, at = entry.path, entry.stat(follow_symlinks=False)
-    except OSError:
-        return None
-    kind = stat.S_IFMT(at.st_mode)
-    return _Listed(entry.name, real, at, kind == stat.S_IFREG) if kind in (stat.S_IFREG, stat.S_IFDIR) else None
+        with os.scandir(descriptor) as names:
+            for item in names:
+                try:
+                    at = item.stat(follow_symlinks=False)
+                    kind = at.st_mode & _KIND
+                    if kind == stat.S_IFLNK and (real := _real(folder, item)).startswith(root + os.sep):
+                        at = os.stat(real)  # noqa: PTH116 - it is a string already
+                        kind = at.st_mode & _KIND
+                except OSError:
+                    continue
+                changed, made = at.st_mtime, at.st_ctime
+                if made > changed:
+                    made = changed
+                if kind == stat.S_IFREG:
+                    size, mtime_ns, sums = get(at.st_ino, NOTHING)
+                    if sums is not None and size == at.st_size and mtime_ns == at.st_mtime_ns:
+                        entries.append(Entry(item.name, True, size, made, changed, "", sums[0], sums[1]))
+                    else:
+                        unknown.append(_Unknown(item.name, _real(folder, item), version_of(at)))
+                        entries.append(Entry(item.name, True, at.st_size, made, changed))
+                elif kind == stat.S_IFDIR:
+                    entries.append(Entry(item.name, False, 0, made, changed))
+    finally:
+        os.close(descriptor)
+    return entries, unknown
+
+
+def _real(folder: str, item: os.DirEntry[str]) -> str:
+    path = os.path.join(folder, item.name)  # noqa: PTH118 - a Path each would take as long as all the rest
+    return os.path.realpath(path) if item.is_symlink() else path

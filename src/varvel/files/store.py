@@ -35,7 +35,7 @@ class BadParts(InvalidRequest):
     """The parts named are not those that were uploaded."""
 
 
-class Entry(msgspec.Struct, frozen=True):
+class Entry(msgspec.Struct, frozen=True, gc=False):
     """A file or folder. Times are wall seconds; folders have size 0 and no checksums."""
 
     name: str

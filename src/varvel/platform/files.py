@@ -371,26 +371,33 @@ def encode_listing(path: StoragePath, entries: list[Entry]) -> bytes:
     single = len(entries) == 1 and entries[0].is_file and path.parts[-1:] == (entries[0].name,)
     base = str(path.parent if single else path)
     prefix = f"{base}/" if base else ""
-    stamp = _Stamps()
-    return msgspec.json.encode([_listed(prefix, entry, stamp) for entry in entries])
+    times = _Times()
+    listed = []
+    for entry in entries:
+        name, updated_at, created_at = entry.name, entry.updated_at, entry.created_at
+        updated = times[int(updated_at * 1000)]
+        created = updated if created_at == updated_at else times[int(created_at * 1000)]
+        listed.append(
+            _Listed(prefix + name, name, created, updated, entry.is_file, entry.size, entry.sha256, entry.md5)
+        )
+    return msgspec.json.encode(listed)
 
 
-class _Stamps:
-    """Writes times as `ids.iso` does, but each second only once: files of a folder were often made together."""
+class _Times(dict[int, str]):
+    """Times by their milliseconds, as `ids.iso` writes them: files of a folder were often made together."""
 
     def __init__(self) -> None:
         self._seconds: dict[int, str] = {}
 
-    def __call__(self, at: float) -> str:
-        millis = int(at * 1000)
+    def __missing__(self, millis: int) -> str:
         second = millis // 1000
-        text = self._seconds.get(second)
-        if text is None:
+        if (text := self._seconds.get(second)) is None:
             text = self._seconds[second] = ids.iso(second)[:-4]
-        return f"{text}{millis % 1000:03d}Z"
+        made = self[millis] = f"{text}{millis % 1000:03d}Z"
+        return made
 
 
-class _Listed(msgspec.Struct, omit_defaults=True):
+class _Listed(msgspec.Struct, omit_defaults=True, gc=False):
     """`FileEntry` as it is written, ten thousand at a time."""
 
     path: str
@@ -401,13 +408,6 @@ class _Listed(msgspec.Struct, omit_defaults=True):
     size: int
     checksum_sha256: str | None = None
     checksum_md5: str | None = None
-
-
-def _listed(prefix: str, entry: Entry, stamp: _Stamps) -> _Listed:
-    name, updated_at, created_at = entry.name, entry.updated_at, entry.created_at
-    updated = stamp(updated_at)
-    created = updated if created_at == updated_at else stamp(created_at)
-    return _Listed(prefix + name, name, created, updated, entry.is_file, entry.size, entry.sha256, entry.md5)
 
 
 def _file_reply(request: Request, path: StoragePath, opened: OpenFile) -> Response:
