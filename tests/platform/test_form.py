@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from varvel.errors import TooLarge
 from varvel.platform.form import BadForm, boundary_of, file_field
 
+LIMIT = 100_000_000
 TYPE = "multipart/form-data; boundary=bound"
 
 
@@ -23,7 +25,7 @@ async def read(body: bytes, size: int) -> bytes:
         for start in range(0, len(body), size):
             yield body[start : start + size]
 
-    return b"".join([piece async for piece in file_field(TYPE, pieces(), "file")])
+    return b"".join([piece async for piece in file_field(TYPE, pieces(), "file", LIMIT)])
 
 
 contents = st.lists(
@@ -80,7 +82,7 @@ async def test_what_follows_the_last_boundary_is_not_kept() -> None:
 
     tracemalloc.start()
     try:
-        assert [piece async for piece in file_field(TYPE, pieces(), "file")] == [b"x"]
+        assert [piece async for piece in file_field(TYPE, pieces(), "file", LIMIT)] == [b"x"]
     finally:
         tracemalloc.stop()
     assert max(seen) < 10_000_000
@@ -99,5 +101,15 @@ async def test_pieces_of_the_file_are_passed_on_without_a_copy() -> None:
         yield large
         yield b"\r\n--bound--"
 
-    [passed] = [piece async for piece in file_field(TYPE, pieces(), "file")]
+    [passed] = [piece async for piece in file_field(TYPE, pieces(), "file", LIMIT)]
     assert passed is large
+
+
+async def test_a_form_may_not_be_larger_than_its_limit_wherever_it_is() -> None:
+    async def endless() -> AsyncIterator[bytes]:
+        yield part("file", b"x") + b"--bound--"
+        while True:
+            yield bytes(1000)
+
+    with pytest.raises(TooLarge):
+        [_ async for _ in file_field(TYPE, endless(), "file", 10_000)]

@@ -33,7 +33,7 @@ from varvel.files.checksums import (
     version_of,
 )
 from varvel.files.multipart import PartFolder
-from varvel.files.paths import StoragePath
+from varvel.files.paths import BadPath, StoragePath, readable
 from varvel.files.receiving import receive
 from varvel.files.store import (
     BadParts,
@@ -41,6 +41,7 @@ from varvel.files.store import (
     FolderNotEmpty,
     InTheWay,
     NoSuchFile,
+    NoSuchUpload,
     NotAFile,
     Part,
     Verified,
@@ -53,6 +54,8 @@ INCOMING = ".incoming"
 """Beside the owners' folders, whose names cannot begin with a dot."""
 _JOURNAL = "commit.json"
 _NAME = attrgetter("name")
+_LONGEST = 4095 - 64
+"""Bytes that a path may have for the system, less those of a temporary name beside it."""
 _KIND = 0o170000
 """Where a mode says what kind of thing it is."""
 _log = structlog.get_logger("varvel.files")
@@ -172,12 +175,14 @@ class FolderStore:
         await self._thread(self._target, owner, path)
         sink = await self._receive(chunks, limit)
         try:
-            _, sums = await self._thread(sink.finish)
-            found = await self._thread(self._place, sink.path, owner, path)
+            # What is at the path when it is looked at again may be another's upload already.
+            version, sums = await self._thread(sink.finish)
+            await self._thread(self._place, sink.path, owner, path)
         finally:
             await self._thread(sink.discard)
-        self._sums.put(owner, [(found.version, sums)])
-        return self._entry(owner, path.name, found)
+        self._sums.put(owner, [(version, sums)])
+        changed = version.mtime_ns / 1e9
+        return Entry(path.name, True, version.size, changed, changed, _etag(version), sums.sha256, sums.md5)
 
     async def unpack(self, owner: str, path: StoragePath, chunks: AsyncIterator[bytes], limit: int) -> bool:
         """Store the files of a ZIP archive in the folder `path`, all or none."""
@@ -211,6 +216,7 @@ class FolderStore:
     async def begin(self, owner: str, path: StoragePath) -> str:
         """Begin a multipart upload."""
         await self._thread(self._target, owner, path)
+        await self._thread(self._uploads.sweep, self._clock())
         return await self._thread(self._uploads.begin, owner, path, self._clock())
 
     async def put_part(self, owner: str, upload_id: str, number: int, chunks: AsyncIterator[bytes], limit: int) -> Part:
@@ -243,7 +249,10 @@ class FolderStore:
 
     async def _joined(self, files: Sequence[Path]) -> AsyncIterator[bytes]:
         for path in files:
-            file = await self._thread(open_regular, path)
+            try:
+                file = await self._thread(open_regular, path)
+            except FileNotFoundError as problem:
+                raise NoSuchUpload from problem
             try:
                 while data := await self._thread(file.read, BLOCK):
                     yield data
@@ -275,6 +284,7 @@ class FolderStore:
     def _inside(self, owner: str, path: StoragePath) -> Path:
         """Where a path leads, after links; a link that leads outside leads nowhere."""
         root = self._real_root(owner)
+        _check_length(root, path)
         real = os.path.realpath(os.path.join(root, *path.parts))  # noqa: PTH118 - Path would drop nothing but time
         if real != root and not real.startswith(root + os.sep):
             raise NoSuchFile(f"There is no {path}")
@@ -282,6 +292,7 @@ class FolderStore:
 
     def _own_name(self, owner: str, path: StoragePath) -> Path:
         """Where the name itself is: its folder after links, the last part as it is."""
+        _check_length(self._real_root(owner), path)
         return self._inside(owner, path.parent) / path.name
 
     def _target(self, owner: str, path: StoragePath) -> Path:
@@ -296,7 +307,7 @@ class FolderStore:
         try:
             real = self._inside(owner, path)
             found = _Found(real, real.stat())
-        except (FileNotFoundError, NotADirectoryError, PermissionError) as problem:
+        except OSError as problem:
             raise NoSuchFile(f"There is no {path}") from problem
         if not found.is_file and not stat.S_ISDIR(found.stat.st_mode):
             raise NoSuchFile(f"There is no {path}")
@@ -318,7 +329,10 @@ class FolderStore:
         if top.is_file:
             entry = msgspec.structs.replace(self._entry(owner, path.name, top), etag="")
             return [entry], [] if entry.sha256 else [_Unknown(entry.name, str(top.path), top.version)]
-        entries, unknown = _listed(str(top.path), self._real_root(owner), self._sums.of(owner))
+        try:
+            entries, unknown = _listed(str(top.path), self._real_root(owner), self._sums.of(owner))
+        except OSError as problem:
+            raise NoSuchFile(f"There is no {path}, or it cannot be read") from problem
         entries.sort(key=_NAME)
         return entries, unknown
 
@@ -334,12 +348,10 @@ class FolderStore:
         if not found.is_file:
             return Entry(name, False, 0, made, at.st_mtime)
         sha256, md5 = self._sums.get(owner, found.version) or (None, None)
-        etag = f"{at.st_size:x}-{at.st_mtime_ns:x}-{at.st_ino:x}"
-        return Entry(name, True, at.st_size, made, at.st_mtime, etag, sha256, md5)
+        return Entry(name, True, at.st_size, made, at.st_mtime, _etag(found.version), sha256, md5)
 
-    def _place(self, source: Path, owner: str, path: StoragePath) -> _Found:
+    def _place(self, source: Path, owner: str, path: StoragePath) -> None:
         incoming.place(source, self._target(owner, path))
-        return self._find(owner, path)
 
     def _unpack(self, source: Path, aside: Path, owner: str, path: StoragePath) -> list[tuple[Version, Checksums]]:
         tree = aside / "new"
@@ -376,6 +388,8 @@ class FolderStore:
         aside = self._incoming / f"{ids.uuid7()}.tree"
         try:
             target.rename(aside)
+        except FileNotFoundError as problem:
+            raise NoSuchFile(f"There is no {path}") from problem
         except OSError as problem:
             if problem.errno == errno.EBUSY:
                 raise InTheWay(f"{path} is a file system of its own") from problem
@@ -398,7 +412,11 @@ class FolderStore:
             raise InTheWay(f"{target} is a file")
         try:
             incoming.place(origin, goal)
+        except FileNotFoundError as problem:
+            raise NoSuchFile(f"There is no {source}") from problem
         except OSError as problem:
+            if problem.errno == errno.ENOTEMPTY:
+                raise InTheWay(f"{target} is a folder") from problem
             if problem.errno != errno.EBUSY:
                 raise
             raise InTheWay(f"{source} is a file system of its own") from problem
@@ -427,8 +445,17 @@ class FolderStore:
                 continue
             checked, size = checked + 1, size + item.stat.st_size
             if sums != known:
-                wrong.append(item.path.relative_to(base).as_posix())
+                wrong.append(readable(item.path.relative_to(base).as_posix()))
         return Verified(checked, size, wrong)
+
+
+def _check_length(root: str, path: StoragePath) -> None:
+    if len(os.fsencode(root)) + len("/".join(path.parts).encode()) > _LONGEST:
+        raise BadPath("The path is too long for this server's file system")
+
+
+def _etag(version: Version) -> str:
+    return f"{version.size:x}-{version.mtime_ns:x}-{version.inode:x}"
 
 
 def _finish(aside: Path) -> None:

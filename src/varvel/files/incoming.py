@@ -18,6 +18,8 @@ from varvel.files.store import InTheWay
 
 T = TypeVar("T")
 _FULL = {errno.ENOSPC, errno.EDQUOT}
+_TRIES = 10
+"""How often a file is moved into a folder that others delete meanwhile."""
 _NEW = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -85,8 +87,15 @@ def guarded(call: Callable[..., T], *arguments: object) -> T:
 def place(source: Path, target: Path) -> None:
     """Move a finished file to `target`, in one step, and make that last. Raises `InTheWay`, `StorageFull`."""
     try:
-        guarded(_make_folders, target.parent)
-        guarded(move, source, target)
+        for left in reversed(range(_TRIES)):
+            guarded(_make_folders, target.parent)
+            try:
+                guarded(move, source, target)
+                break
+            except FileNotFoundError:
+                # The folder was deleted in between. But when the source is gone, no try can help.
+                if not left or not os.path.lexists(source):
+                    raise
     except (FileExistsError, NotADirectoryError) as problem:
         raise InTheWay(f"A part of the path of {target.name} is a file") from problem
     except IsADirectoryError as problem:
@@ -207,8 +216,11 @@ def _make_folders(path: Path) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Make the names in a folder last over a power failure."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    """Make the names in a folder last over a power failure; in one that was deleted since, there are none."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        return
     try:
         guarded(os.fsync, descriptor)
     finally:

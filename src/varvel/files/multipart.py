@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -29,6 +31,7 @@ class PartFolder:
     def __init__(self, root: Path, ttl: float) -> None:
         self._root = root
         self._ttl = ttl
+        self._lock = threading.Lock()
 
     def begin(self, owner: str, path: StoragePath, now: float) -> str:
         """A new upload of the file `path`."""
@@ -56,19 +59,27 @@ class PartFolder:
         if not 1 <= number <= MAX_PARTS:
             raise BadParts(f"part number: must be from 1 to {MAX_PARTS}")
         folder = self._root / upload_id
-        old = [path for path in folder.iterdir() if path.name.startswith(f"{number}.")]
         target = folder / f"{number}.{etag}"
-        source.replace(target)
-        for path in old:
-            if path != target:
-                path.unlink(missing_ok=True)
+        try:
+            # The same part may come twice at once, and only one may stay.
+            with self._lock:
+                old = [path for path in folder.iterdir() if path.name.startswith(f"{number}.")]
+                source.replace(target)
+                for path in old:
+                    if path != target:
+                        path.unlink(missing_ok=True)
+        except FileNotFoundError as problem:
+            raise NoSuchUpload from problem
         return Part(number, etag, size)
 
     def parts(self, owner: str, upload_id: str) -> list[Part]:
         """The parts that are there, by number."""
         self.find(owner, upload_id)
-        with os.scandir(self._root / upload_id) as listing:
-            found = [_part(entry) for entry in listing if entry.name != _ABOUT]
+        try:
+            with self._lock, os.scandir(self._root / upload_id) as listing:
+                found = [_part(entry) for entry in listing if entry.name != _ABOUT]
+        except FileNotFoundError as problem:
+            raise NoSuchUpload from problem
         return sorted(found, key=lambda part: part.part_number)
 
     def chosen(self, owner: str, upload_id: str, wanted: Sequence[Part]) -> tuple[StoragePath, list[tuple[Part, Path]]]:
@@ -91,8 +102,9 @@ class PartFolder:
     def sweep(self, now: float) -> None:
         """Forget uploads that nobody finished."""
         for path in self._root.iterdir():
-            if ids.is_uuid(path.name) and path.stat().st_mtime < now - self._ttl:
-                remove_tree(path)
+            with suppress(FileNotFoundError):
+                if ids.is_uuid(path.name) and path.is_dir() and path.stat().st_mtime < now - self._ttl:
+                    remove_tree(path)
 
 
 def _part(entry: os.DirEntry[str]) -> Part:

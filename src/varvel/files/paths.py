@@ -79,6 +79,11 @@ def check_name(name: str) -> str:
     return name
 
 
+def readable(name: str) -> str:
+    """A name of a file as text that JSON can carry: bytes that are not UTF-8 become question marks in a diamond."""
+    return name.encode(errors="surrogateescape").decode(errors="replace")
+
+
 def parse_file(text: str) -> StoragePath:
     """The same, for what must be a file and so cannot be the root."""
     path = parse(text)

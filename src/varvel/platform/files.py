@@ -10,14 +10,14 @@ from urllib.parse import quote
 
 import msgspec
 from anyio import to_thread
-from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.json_schema import SkipJsonSchema
 from starlette.responses import JSONResponse, StreamingResponse
 
 from varvel import ids
 from varvel.errors import InvalidRequest, TooLarge
-from varvel.files.paths import ROOT, StoragePath, parse, parse_file
+from varvel.files.paths import ROOT, BadPath, StoragePath, parse, parse_file, readable
 from varvel.files.store import Entry, OpenFile, Part
 from varvel.platform import ranges
 from varvel.platform.access import ApiCaller
@@ -120,7 +120,7 @@ _CONTENT: dict[str, Any] = {"application/octet-stream": {"schema": {}}, "*/*": {
 _BYTES: dict[int | str, dict[str, Any]] = {
     200: {"description": "The content of the file", "content": _CONTENT},
     206: {"description": "The part of it that Range asked for", "content": _CONTENT},
-    304: {"description": "The version that If-None-Match names is still the present one"},
+    304: {"description": "The version that If-None-Match or If-Modified-Since names is still the present one"},
 }
 _DONE: dict[int | str, dict[str, Any]] = {
     200: {"description": "Done", "content": {"application/json": {"schema": {"type": "boolean"}}}}
@@ -129,13 +129,19 @@ _DONE: dict[int | str, dict[str, Any]] = {
 
 def router(parts: PlatformParts) -> APIRouter:
     """`/serverless/files/...`"""
-    section = APIRouter(prefix="/serverless/files", tags=["Files"])
+    section = APIRouter(prefix="/serverless/files", tags=["Files"], dependencies=[Depends(_plain_path)])
     _add_listing(section, parts)
     _add_download(section, parts)
     _add_uploads(section, parts)
     _add_changes(section, parts)
     _add_multipart(section, parts)
     return section
+
+
+def _plain_path(request: Request) -> None:
+    # Bytes that are no UTF-8 were decoded to a question mark each, so that two paths would lead to one file.
+    if "\ufffd" in request.scope["path"] and b"%EF%BF%BD" not in request.scope["raw_path"].upper():
+        raise BadPath("A path must be valid UTF-8")
 
 
 def _add_listing(section: APIRouter, parts: PlatformParts) -> None:
@@ -197,7 +203,7 @@ def _add_download(section: APIRouter, parts: PlatformParts) -> None:
         responses={**_BYTES, **failures(400, 404, 416)},
     )
     async def download(caller: ApiCaller, request: Request, file: Annotated[str, _FILE]) -> Response:
-        """The content of a file. Takes Range, If-Range and If-None-Match; HEAD gives the headers alone."""
+        """The content of a file. Takes Range and If-None-Match, If-Modified-Since, If-Range; HEAD: headers only."""
         path = parse_file(file)
         opened = await parts.files.open(caller.owner, path)
         try:
@@ -250,7 +256,7 @@ def _add_uploads(section: APIRouter, parts: PlatformParts) -> None:
         """Store the form field `file_upload`. An archive is unpacked whole or not at all."""
         path = parse(target_path) if unzip else parse_file(target_path)
         _refuse_early(request, limit)
-        chunks = file_field(request.headers.get("content-type"), request.stream(), FIELD)
+        chunks = file_field(request.headers.get("content-type"), request.stream(), FIELD, limit + BLOCK)
         if unzip:
             await parts.files.unpack(caller.owner, path, chunks, limit)
         else:
@@ -324,7 +330,7 @@ def _add_multipart(section: APIRouter, parts: PlatformParts) -> None:
         """Send one part as the form field `file_upload`; the same number again replaces it."""
         parse_file(file)
         _refuse_early(request, limit)
-        chunks = file_field(request.headers.get("content-type"), request.stream(), FIELD)
+        chunks = file_field(request.headers.get("content-type"), request.stream(), FIELD, limit + BLOCK)
         return _json(_wire(await parts.files.put_part(caller.owner, upload_id, part_number, chunks, limit)))
 
     @section.get(
@@ -380,7 +386,15 @@ def encode_listing(path: StoragePath, entries: list[Entry]) -> bytes:
         listed.append(
             _Listed(prefix + name, name, created, updated, entry.is_file, entry.size, entry.sha256, entry.md5)
         )
-    return msgspec.json.encode(listed)
+    try:
+        return msgspec.json.encode(listed)
+    except UnicodeEncodeError:
+        # Apps may give files names that are not UTF-8. Such a file is shown, though no path of a URL leads to it.
+        return msgspec.json.encode([msgspec.structs.replace(item, **_names(item)) for item in listed])
+
+
+def _names(item: _Listed) -> dict[str, str]:
+    return {"path": readable(item.path), "name": readable(item.name)}
 
 
 class _Times(dict[int, str]):
@@ -418,7 +432,9 @@ def _file_reply(request: Request, path: StoragePath, opened: OpenFile) -> Respon
         "last-modified": formatdate(entry.updated_at, usegmt=True),
         "cache-control": "private, no-cache",
     }
-    if ranges.matches(request.headers.get("if-none-match"), entry.etag):
+    asked = request.headers.get("if-none-match")
+    since = request.headers.get("if-modified-since") if asked is None else None
+    if ranges.matches(asked, entry.etag) or ranges.unchanged_since(since, entry.updated_at):
         return Response(status_code=304, headers=headers)
     wanted = request.headers.get("range")
     try:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 
 from python_multipart.multipart import parse_options_header
 
-from varvel.errors import InvalidRequest
+from varvel.errors import InvalidRequest, TooLarge
 
 MAX_HEADERS = 16 * 1024
 
@@ -99,10 +99,19 @@ def boundary_of(content_type: str | None) -> bytes:
     return boundary
 
 
-async def file_field(content_type: str | None, body: AsyncIterator[bytes], name: str) -> AsyncIterator[bytes]:
-    """The bytes of the file field `name`. Raises `BadForm` at the end unless the form was whole and held it."""
+async def file_field(
+    content_type: str | None, body: AsyncIterator[bytes], name: str, limit: int
+) -> AsyncIterator[bytes]:
+    """The bytes of the file field `name`. Raises `BadForm` at the end unless the form was whole and held it.
+
+    Raises `TooLarge` for a form of more than `limit` bytes, wherever in it they are.
+    """
     field = _FileField(boundary_of(content_type), name.encode())
+    came = 0
     async for chunk in body:
+        came += len(chunk)
+        if came > limit:
+            raise TooLarge(f"The form is larger than {limit} bytes")
         for piece in field.feed(chunk):
             yield piece
     if not field.ended:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 
 _RANGE = re.compile(r"\s*bytes\s*=\s*(\d*)\s*-\s*(\d*)\s*", re.ASCII | re.IGNORECASE)
 
@@ -52,6 +53,16 @@ def matches(header: str | None, etag: str) -> bool:
         return False
     names = [name.strip().removeprefix("W/") for name in header.split(",")]
     return "*" in names or f'"{etag}"' in names
+
+
+def unchanged_since(header: str | None, updated_at: float) -> bool:
+    """Whether an If-Modified-Since header is not before `updated_at` (wall seconds); what is no date is passed over."""
+    if header is None:
+        return False
+    try:
+        return int(updated_at) <= parsedate_to_datetime(header).timestamp()
+    except (ValueError, OverflowError):
+        return False
 
 
 def still_the_same(if_range: str | None, etag: str) -> bool:
