@@ -270,3 +270,13 @@ def test_the_doctor_is_content_with_a_server_that_runs(server: Server) -> None:
     found = told(server, "doctor")
     assert found["findings"][0]["name"] == "server"
     assert {item["state"] for item in found["findings"]} <= {"ok", "limited"}
+
+
+def test_credit_is_given_listed_and_left(server: Server) -> None:
+    given = told(server, "credits", "add", "me", "24.50", "--note", "a start")
+    assert (given["amount"], given["currency"], given["note"]) == ("24.50", "USD", "a start")
+    told(server, "credits", "add", "me", "-4.25")
+    assert [each["amount"] for each in told(server, "credits", "list")["credits"]] == ["24.50", "-4.25"]
+    assert told(server, "billing")["credits"] == {"current_balance": 20.25, "currency": "USD"}, "seconds cost nothing"
+    unknown = server.varvel("credits", "add", "nobody-here", "1", check=False)
+    assert (unknown.returncode, "no owner nobody-here" in unknown.stderr) == (5, True)

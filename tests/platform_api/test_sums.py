@@ -7,6 +7,8 @@ endpoint. The counters of the page begin anew with the process, so that after th
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import re
 import time
@@ -316,12 +318,23 @@ def billed_seconds(world: World) -> tuple[float, float]:
     raise AssertionError("usage changes all the time")
 
 
+def charged(world: World) -> float:
+    """Seconds of the app in the FOCUS report, which may be of a moment later than what was read before."""
+    with world.client("me") as client:
+        answer = client.get("/account/focus", params={"source": "estimate"})
+    assert answer.status_code == 200, answer.text
+    rows = [row for row in csv.DictReader(io.StringIO(answer.text)) if row["ResourceId"] == APP]
+    assert all(row["PricingQuantity"] == row["ConsumedQuantity"] for row in rows)
+    return sum(float(row["PricingQuantity"]) for row in rows)
+
+
 def test_usage_is_the_sum_of_the_runners_seconds(world: World, called: Called) -> None:
     deadline = time.monotonic() + 15
     while (usage_and_rows := billed_seconds(world))[0] < 1.0 and time.monotonic() < deadline:
         time.sleep(0.2)  # seconds of runners are written down at each tick, here each second
     usage, rows = usage_and_rows
     assert usage == pytest.approx(rows, abs=1e-3)
+    assert usage <= charged(world) <= time.time() - called.began + 15, "what a bill is made of is the same"
     assert 1.0 <= usage <= time.time() - called.began + 15, "one runner at a time, and one that crashed"
 
 

@@ -162,7 +162,8 @@ async def test_the_least_number_is_kept_without_requests_and_replaced_when_one_d
     await until(lambda: states(pool) == [RunnerState.IDLE] and pool.runners()[0].pid != first.pid)
 
 
-async def test_a_killed_runner_breaks_its_call_and_the_next_one_gets_another(world: World) -> None:
+@pytest.mark.parametrize("kill", [False, True])
+async def test_a_killed_runner_breaks_its_call_and_the_next_one_gets_another(world: World, kill: bool) -> None:
     app, pool = (
         world.app("import asyncio\n" + ECHO.replace("more = True", "await asyncio.sleep(30)")),
         await world.pool(),
@@ -175,11 +176,11 @@ async def test_a_killed_runner_breaks_its_call_and_the_next_one_gets_another(wor
     os.kill(pid, signal.SIGKILL)
     with pytest.raises(RunnerDisconnected):
         await running
-    slot.release()
+    slot.release(kill=kill)
     another = await pool.acquire(app)
     assert another.runner_id != slot.runner_id
     another.release()
-    assert "runner_failed" in world.categories()
+    assert world.reasons("runner_failed") == ["The runner ended unasked (signal 9)"]
     assert world.logs.messages(level="error") == ["The runner ended unasked (signal 9)"]
 
 

@@ -21,12 +21,12 @@ def list_credits(session: Session) -> None:
     session.show(found, lambda: table(("given", "amount", "currency", "note"), rows))
 
 
-@group.command()
+@group.command(context_settings={"ignore_unknown_options": True})  # an amount may begin with a minus
 @command
 def add(
     session: Session,
     owner: Annotated[str, typer.Argument(help="Nickname of who gets it.")],
-    amount: Annotated[str, typer.Argument(help="USD, such as 24.50. To take some back: -- OWNER -4.25.")],
+    amount: Annotated[str, typer.Argument(help="USD, such as 24.50; -4.25 takes some back.")],
     note: Annotated[str, typer.Option(help="What it is for.")] = "",
 ) -> None:
     """Give credit to an owner, which only the first owner may."""

@@ -265,7 +265,7 @@ class LocalPool:
         fleet = self._fleet(runner.revision.app)
         if kill:
             runner.broke = True
-            self._end(runner, kill=True)
+            self._spawn(self._end_broken(runner))
         elif health_check and runner.state in READY:
             self._spawn(health.check(runner, self._loop.time(), self._unwell, at_once=True))
         if runner.free() and (fleet.waiters or fleet.starved):
@@ -276,6 +276,12 @@ class LocalPool:
                 self._book.move(runner, State.IDLE)
             elif runner.state is State.DRAINING:
                 self._end(runner)
+
+    async def _end_broken(self, runner: Runner) -> None:
+        """If it was its own end that broke a request off, that shows now, before it is killed."""
+        await asyncio.sleep(DYING)
+        if runner in self._fleet(runner.revision.app).runners:
+            self._end(runner, kill=True)
 
     def _suspect(self, runner: Runner) -> None:
         if runner.state in READY and not runner.suspect:
@@ -660,7 +666,10 @@ class LocalPool:
         else:
             runner.output.say("error", f"The runner ended unasked ({_exit(status)})")
             self._book.event(
-                runner, "runner_failed", state=str(runner.state), reason=f"The runner ended unasked ({_exit(status)})"
+                runner,
+                "runner_failed",
+                state=str(State.RUNNING if runner.broke else runner.state),
+                reason=f"The runner ended unasked ({_exit(status)})",
             )
 
     async def _tick(self) -> None:

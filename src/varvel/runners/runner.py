@@ -46,7 +46,7 @@ class Runner:
     stopping: bool = False
     """Its end was asked for; if it ends otherwise, it has failed."""
     broke: bool = False
-    """It was killed because a request in it broke off; its own end may have been the cause."""
+    """A request in it broke off, so that it is killed; its own end may have been the cause."""
     suspect: bool = False
     """It closed a connection in the middle of a request: it gets no other until it is known to live."""
     ready: asyncio.Event = field(default_factory=asyncio.Event)
@@ -63,7 +63,9 @@ class Runner:
 
     def free(self) -> bool:
         """Whether it can take one more request."""
-        return self.state in READY and self.in_flight < self.places and not (self.stopping or self.suspect)
+        return (
+            self.state in READY and self.in_flight < self.places and not (self.stopping or self.suspect or self.broke)
+        )
 
     def info(self) -> RunnerInfo:
         return RunnerInfo(
