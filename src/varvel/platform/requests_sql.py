@@ -85,8 +85,8 @@ def longest(query: PageQuery, days: Mapping[int, int], others: Sequence[tuple[in
     where, params = _conditions(query)
     of_lists, more = _of_days(days)
     params |= more | {"rows": query.rows, "offset": query.offset, "reach": query.rows + query.offset}
-    if query.after is None:  # what stands lower in its own list stands lower in all
-        of_lists += " AND place <= {reach:UInt64}"
+    # What stands lower than the page in its own list stands lower in all.
+    of_lists += " AND place > 0" + (" AND place <= {reach:UInt64}" if query.after is None else "")
     parts = [f"SELECT {_COLUMNS} FROM requests_longest WHERE {' AND '.join([*where, of_lists])}"]  # noqa: S608
     if others:
         ranges = []
@@ -109,7 +109,7 @@ def cut_off(query: PageQuery, days: Mapping[int, int]) -> tuple[str, dict[str, A
     chosen, params = query.endpoints.condition()
     of_lists, more = _of_days(days)
     return (
-        f"SELECT duration, ended_at, request_id FROM requests_longest WHERE {chosen} AND {of_lists} AND more "  # noqa: S608
+        f"SELECT duration, ended_at, request_id FROM requests_longest WHERE {chosen} AND {of_lists} AND place = 0 "  # noqa: S608
         f"ORDER BY {_order(query)} LIMIT 1",
         params | more,
     )

@@ -64,8 +64,8 @@ ON row.owner = billed.owner AND row.endpoint_id = billed.endpoint_id AND row.sin
 _LONGEST = f"""
 INSERT INTO requests_longest
 SELECT
-    owner, endpoint_id, {{first:Int64}} AS day, {{version:Int64}} AS version, place,
-    place = places AND total > places AS more,
+    owner, endpoint_id, {{first:Int64}} AS day, {{version:Int64}} AS version,
+    arrayJoin(if(place = places AND total > places, [place, 0], [place])),
     request_id, started_at, sent_at, ended_at, status_code, duration, runner_id
 FROM (
     SELECT

@@ -177,14 +177,13 @@ ORDER BY (owner, step, endpoint_id, since)
 SETTINGS index_granularity = 256, fsync_after_insert = 1, fsync_part_directory = 1;
 
 -- The longest requests of each closed UTC day and endpoint, `place` 1 first. They count when their `version` is that
--- of the day in `closed_spans`. `more` is 1 at the last place when the day had requests that found none.
+-- of the day in `closed_spans`. When the day had requests that found no place, the last one is there as place 0, too.
 CREATE TABLE IF NOT EXISTS requests_longest (
     owner LowCardinality(String),
     endpoint_id LowCardinality(String),
     day Int64 CODEC(Delta, ZSTD(1)),
     version Int64 CODEC(Delta, ZSTD(1)),
     place UInt16,
-    more UInt8,
     request_id String CODEC(ZSTD(1)),
     started_at Int64 CODEC(Delta, ZSTD(1)),
     sent_at Int64 CODEC(Delta, ZSTD(1)),
@@ -195,7 +194,7 @@ CREATE TABLE IF NOT EXISTS requests_longest (
 )
 ENGINE = MergeTree
 PARTITION BY toYYYYMM(fromUnixTimestamp64Micro(day, 'UTC'))
-ORDER BY (owner, endpoint_id, day, version, place)
+ORDER BY (owner, endpoint_id, place, day, version)
 SETTINGS index_granularity = 1024, fsync_after_insert = 1, fsync_part_directory = 1;
 
 -- Which stretches are closed: while the UTC days that [since, until) touches have so many rows. A UTC day stands for
