@@ -43,13 +43,15 @@ SELECT toString(generateUUIDv4(number)), 'me', name,
 FROM numbers({rows:UInt64})
 """
 _BILLING = """
-INSERT INTO billing
+INSERT INTO billing (request_id, owner, app, endpoint_id, caller, ended_at, recorded_at, billable_units,
+    billable_duration, machine_type, unit)
 SELECT request_id, owner, app, endpoint_id, caller, ended_at, ended_at,
     if(status_code >= 500, 0, duration), if(status_code >= 500, 0, duration), machine_type, 'seconds'
 FROM requests WHERE ended_at >= {begin:Int64} AND ended_at < {begin:Int64} + 86400000000
 """
 _RUNNERS = """
-INSERT INTO runner_states
+INSERT INTO runner_states (row_id, owner, app, environment, machine_type, since, until, seconds, pending, setup, idle,
+    running, draining, terminating)
 SELECT toString(generateUUIDv4(number)), 'me', concat('me/app', toString(number % 50)), 'main', 'S',
     {begin:Int64} + intDiv(number, 50) * 60000000 AS since, since + 60000000, 60, 0, 0, 1, 1, 0, 0
 FROM numbers(72000)
