@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -100,3 +101,29 @@ async def test_an_idle_connection_is_closed_and_a_busy_one_is_not() -> None:
             assert await ask(reader, writer) == OK + b"content-length: 0\r\n\r\n"
         async with asyncio.timeout(3):
             assert await reader.read() == b""
+
+
+@pytest.mark.parametrize(
+    ("sent", "header", "place"),
+    [
+        (b"FOO /v1/meta HTTP/1.1\r\n\r\n", b"x-fal-request-id", ("detail",)),
+        (b"GET /v1/meta HTTP/1.1\r\nno colon\r\n\r\n", b"x-request-id", ("error", "message")),
+        (b"POST /run/a/b HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\nno size\r\n", b"x-fal-request-id", ("detail",)),
+    ],
+)
+async def test_what_is_not_http_is_told_so_in_the_shape_of_its_place(
+    sent: bytes, header: bytes, place: tuple[str, ...]
+) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        assert (await receive())["type"] == "http.disconnect"
+
+    async with connected(app) as (reader, writer):
+        writer.write(sent)
+        async with asyncio.timeout(5):
+            head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 ")
+    assert b"\r\n" + header + b": " in head
+    told = json.loads(body)
+    for name in place:
+        told = told[name]
+    assert "not a request of HTTP/1.1" in told

@@ -6,10 +6,14 @@ Everything that is not on the way of every call (pipelining, upgrades, streams, 
 from __future__ import annotations
 
 import asyncio
+import json
 from urllib.parse import unquote
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+
+from varvel.errors import InvalidRequest, data_plane_error, platform_error
+from varvel.ids import uuid7
 
 Headers = list[tuple[bytes, bytes]]
 ONE_WRITE = 64 * 1024
@@ -119,6 +123,23 @@ class Protocol(HttpToolsProtocol):
         self._idle_since = self.loop.time()
         if self.timeout_keep_alive_task is None:
             self._look_in(self.timeout_keep_alive)
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is not HTTP, as an error of the Platform API where the path says so."""
+        cycle = self.cycle
+        if cycle is not None and not cycle.response_complete and (cycle.response_started or not cycle.more_body):
+            self.transport.close()  # what would be read as the answer to an earlier request
+            return
+        error, request_id = InvalidRequest(f"This is not a request of HTTP/1.1: {msg}"), uuid7()
+        if (self.url or b"").startswith(b"/v1/"):
+            body, name = platform_error(error, request_id), b"x-request-id"
+        else:
+            body, name = dict(data_plane_error(error.message, error.data_type)), b"x-fal-request-id"
+        content = json.dumps(body).encode()
+        parts = [STATUS_LINE[400], b"content-type: application/json\r\nconnection: close\r\n"]
+        parts.append(b"%b: %b\r\ncontent-length: %d\r\n\r\n" % (name, request_id.encode(), len(content)))
+        self.transport.write(b"".join(parts) + content)
+        self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self.timeout_keep_alive_task is not None:

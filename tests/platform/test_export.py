@@ -126,11 +126,13 @@ async def test_usage_is_runner_seconds_and_for_admin_keys(watched: Watched) -> N
         seconds=15.0,
         idle=2,
         running=1,
+        gpus=4,
     )
     watched.parts.ledger.record(row)
     await watched.parts.database.write(lambda db: None)
     (line,) = [json.loads(line) for line in (await export(me, dataset="usage", format="ndjson")).text.splitlines()]
     assert (line["idle_seconds"], line["running_seconds"], line["machine_type"]) == (30.0, 15.0, "S")
+    assert line["gpus"] == 4
     api = watched.client((await watched.parts.keys.create("usage", "reader")).key)
     assert (await api.get("/serverless/export", params={"dataset": "usage"})).status_code == 403
 

@@ -51,7 +51,8 @@ _LOGS = (
 )
 _USAGE = (
     "toString(app) AS app, toString(environment) AS environment, toString(machine_type) AS machine_type, "
-    f"{_time('since')}, {_time('until')}, pending * seconds AS pending_seconds, setup * seconds AS setup_seconds, "
+    f"greatest(gpus, 1) AS gpus, {_time('since')}, {_time('until')}, "
+    "pending * seconds AS pending_seconds, setup * seconds AS setup_seconds, "
     "idle * seconds AS idle_seconds, running * seconds AS running_seconds, draining * seconds AS draining_seconds, "
     "terminating * seconds AS terminating_seconds"
 )
