@@ -1,11 +1,15 @@
 """The queue over HTTP, full cycle: submit, dispatch, run, result stored, recorded, billed.
 
-Beside it bare FastAPI, which only answers: what the same load costs when nothing is kept.
+Beside it bare FastAPI, which only answers: what the same load costs when nothing is kept; other queues that do the
+same job behind FastAPI; and what one sync costs on the disk of the moment, which no acknowledgement can be faster than.
 """
 
 from __future__ import annotations
 
+import os
 import sqlite3
+import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
@@ -14,7 +18,7 @@ from typing import Any
 
 from tests.serving import Server
 
-from benchmarks import sides
+from benchmarks import queue_peers, sides
 from benchmarks.load import Load, cpu_seconds, post
 from benchmarks.report import spread, table, write
 
@@ -28,6 +32,9 @@ def run(rounds: int = 5, seconds: int = 3) -> str:
     raw: list[dict[str, Any]] = []
     with ExitStack() as stack:
         bare = stack.enter_context(sides.bare("fastapi_echo"))
+        peers = stack.enter_context(queue_peers.all_sides()) if queue_peers.available() else []
+        for peer in peers:
+            queue_peers.cycle(peer, 8, 1)
         side, server = stack.enter_context(sides.varvel("raw_echo", "/queue/me/echo"))
         post(side.url, connections=8, seconds=1, headers=side.headers)
         _drain(server)
@@ -36,7 +43,14 @@ def run(rounds: int = 5, seconds: int = 3) -> str:
             full = _cycle(side, server, seconds, 0)
             pause = round(2000 * CONNECTIONS / full["jobs_s"] - full["submit"].p50)
             half = _cycle(side, server, seconds, max(1, pause))
-            raw.append({"round": number, "bare": vars(floor)} | {"full": _flat(full), "half": _flat(half)})
+            row = {
+                "round": number,
+                "bare": vars(floor),
+                "full": _flat(full),
+                "half": _flat(half),
+                "sync_ms": _sync_ms(),
+            }
+            raw.append(row | {"peers": {peer.name: queue_peers.cycle(peer, CONNECTIONS, seconds) for peer in peers}})
     return write("queue", raw, _page(raw))
 
 
@@ -51,6 +65,18 @@ def _cycle(side: sides.Side, server: Server, seconds: int, delay: int) -> dict[s
     if jobs < load.requests:
         raise AssertionError(f"{load.requests} were acknowledged, {jobs} have a result")
     return {"submit": load, "jobs_s": jobs / took, "cpu_us": used / jobs * 1e6, "jobs": jobs}
+
+
+def _sync_ms() -> float:
+    """Median milliseconds of writing and syncing 8 KiB where the data folders are."""
+    took = []
+    with tempfile.NamedTemporaryFile() as file:
+        for _ in range(101):
+            began = time.perf_counter()
+            os.pwrite(file.fileno(), b"x" * 8192, 0)
+            os.fdatasync(file.fileno())
+            took.append((time.perf_counter() - began) * 1000)
+    return statistics.median(took)
 
 
 def _drain(server: Server) -> None:
@@ -88,10 +114,26 @@ def _page(raw: list[dict[str, Any]]) -> str:
         ["jobs/s at half load", of(lambda row: row["half"]["jobs_s"], 0), ""],
         ["submit p50 ms at half load", of(lambda row: row["half"]["submit"]["p50"]), "<= 2"],
         ["submit p99 ms at half load", of(lambda row: row["half"]["submit"]["p99"]), "<= 15"],
+        ["one sync of 8 KiB on this disk, ms", of(lambda row: row["sync_ms"]), "orientation"],
         ["errors", str(sum(row[part]["submit"]["errors"] for row in raw for part in ("full", "half"))), "0"],
         ["bare FastAPI, answers/s", of(lambda row: row["bare"]["rps"], 0), "orientation"],
         ["bare FastAPI, CPU us an answer", of(lambda row: row["bare"]["cpu_us"]["app"], 0), "orientation"],
         ["jobs/s / bare answers/s", of(lambda row: row["full"]["jobs_s"] / row["bare"]["rps"]), ""],
     ]
     note = f"{CONNECTIONS} connections; raw ASGI echo, 1 KB of JSON; every acknowledged job has its result.\n\n"
-    return note + table(["queue over HTTP", "median (min-max)", "goal"], rows)
+    page = note + table(["queue over HTTP", "median (min-max)", "goal"], rows)
+    return page + "\n\n" + _peers_page(raw) if raw[0]["peers"] else page
+
+
+def _peers_page(raw: list[dict[str, Any]]) -> str:
+    rows = []
+    for name, store in queue_peers.NAMES.items():
+        mine = [row["peers"][name] for row in raw]
+        rows.append(
+            [f"{name} ({store}) behind FastAPI", spread([item["jobs_s"] for item in mine], 0)]
+            + [spread([item["submit"][part] for item in mine]) for part in ("p50", "p99")]
+            + [spread([item["cpu_us"] for item in mine], 0), str(sum(item["submit"]["errors"] for item in mine))]
+        )
+    ratios = [row["full"]["jobs_s"] / max(peer["jobs_s"] for peer in row["peers"].values()) for row in raw]
+    head = ["the same job elsewhere, synced too", "jobs/s", "submit p50 ms", "submit p99 ms", "CPU us a job", "errors"]
+    return table(head, rows) + f"\n\nVarvel's jobs/s / the best of them, round by round: {spread(ratios)}; goal >= 2\n"

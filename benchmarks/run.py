@@ -44,7 +44,7 @@ def main() -> None:
         parser.error("wrk is not installed; `sh tools/peers.sh bench` does it")
     rounds = arguments.rounds or (1 if arguments.short else 5)
     suites = arguments.suite or [name for name in SUITES if name not in LONG]
-    if "sync" in suites:
+    if {"sync", "queue"} & set(suites):
         peers()
     for name in suites:
         print(SUITES[name](rounds, arguments.short), flush=True)

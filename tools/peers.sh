@@ -6,8 +6,8 @@ commands="prometheus promtool"
 # Node may come from elsewhere than Debian: its package is wanted only where there is none.
 command -v npm >/dev/null 2>&1 || { wanted="$wanted nodejs npm" && commands="$commands node npm"; }
 if [ "${1:-}" = bench ]; then
-    wanted="$wanted wrk"
-    commands="$commands wrk"
+    wanted="$wanted wrk redis-server postgresql"
+    commands="$commands wrk redis-server pg_lsclusters"
 fi
 missing=""
 for command in $commands; do
