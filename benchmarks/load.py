@@ -40,12 +40,14 @@ def post(
 ) -> Load:
     """Load `url` with POSTs of 1 KB of JSON from one wrk thread over keep-alive connections.
 
-    `delay`: milliseconds that each connection waits between an answer and its next request.
+    `delay`: milliseconds that each connection waits on average between an answer and its next request. Waits are
+    exponential, as between calls of people who know nothing of each other: with equal ones, connections that were
+    answered together (by one sync) would ask together for ever, and each would wait for all others.
     """
     script = "\n".join(
         ['wrk.method = "POST"', f"wrk.body = [[{body}]]", 'wrk.headers["content-type"] = "application/json"']
         + [f'wrk.headers["{name}"] = "{value}"' for name, value in (headers or {}).items()]
-        + ([f"function delay() return {delay} end"] if delay else [])
+        + ([f"function delay() return math.floor(0.5 - math.log(1 - math.random()) * {delay}) end"] if delay else [])
     )
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as file:
         Path(file.name).write_text(script)

@@ -8,14 +8,15 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
 
 from varvel.errors import StorageFull
-from varvel.state import migrations
-from varvel.state.database import Database
+from varvel.state import migrations, rows
+from varvel.state.database import AHEAD, Database
 from varvel.state.errors import Closed
 
 Work = Callable[[sqlite3.Connection], int | None]
@@ -112,6 +113,24 @@ async def test_closing_writes_what_waits_and_then_refuses(tmp_path: Path) -> Non
 async def test_readers_cannot_write(database: Database) -> None:
     with pytest.raises(sqlite3.OperationalError):
         await database.read(put(1))
+
+
+async def test_pages_are_carried_into_the_database_beside_the_writer(database: Database) -> None:
+    for start in range(0, 4 * AHEAD, AHEAD):
+        await asyncio.gather(*[database.write(put(n, "x" * 1000)) for n in range(start, start + AHEAD)])
+    size, deadline = 0, time.monotonic() + 60
+    while size < AHEAD * 1000:
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.01)
+        size = (await asyncio.to_thread(database.path.stat)).st_size
+    assert len(await numbers(database)) == 4 * AHEAD
+
+
+@pytest.mark.parametrize("count", [1, 2, 31, 32, 33, 63, 64, 65, 127, 200])
+async def test_any_number_of_rows_is_inserted_in_order(database: Database, count: int) -> None:
+    given = [(n, f"row {n}") for n in range(count)]
+    await database.write(lambda db: rows.insert(db, "numbers", ("n", "text"), given))
+    assert await database.read(lambda db: db.execute("SELECT n, text FROM numbers ORDER BY rowid").fetchall()) == given
 
 
 def test_migrations_run_once_in_order_and_forward(tmp_path: Path) -> None:

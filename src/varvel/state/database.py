@@ -30,10 +30,15 @@ Batch = Callable[[sqlite3.Connection, list[T]], None]
 
 GROUP = 8192
 CROWD = 4
-"""Writes of one commit that show that many come at once: the next commit waits a little, to have more in it."""
-GATHER, GATHER_MOST = 0.0001, 0.002
-"""Seconds of that wait, for each of those writes and at most. What a commit costs is mostly the same for any number."""
+"""Writes of one commit that show that many come at once."""
+PACE = 0.002
+"""Seconds between the beginnings of two commits while many come at once: what a commit costs is mostly the same for
+any number of writes. A disk whose sync takes longer than that is never waited for."""
 READERS = 3
+AHEAD = 1024
+"""Writes after which pages are carried from the log into the database, beside the writer."""
+LOG_PAGES = 16_384
+"""Pages in the log (64 MiB) with which the writer itself carries over what is left, so that the log begins anew."""
 
 
 class Companion(Protocol):
@@ -76,6 +81,10 @@ class Database:
         self._connections: list[sqlite3.Connection] = []
         self._readers = ThreadPoolExecutor(READERS, "varvel-state-read", initializer=self._open_reader)
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._written = 0
+        self._carry: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        self._carrier = threading.Thread(target=self._carry_over, name="varvel-state-carry", daemon=True)
+        self._carrier.start()
         self._thread = threading.Thread(target=self._write_groups, name="varvel-state-write", daemon=True)
         self._thread.start()
 
@@ -197,10 +206,27 @@ class Database:
             group: list[_Write] = []
             while self._inbox and len(group) < GROUP:
                 group.append(self._inbox.popleft())
+            began = time.monotonic()
             self._commit(group)
-            if len(group) >= CROWD:
-                time.sleep(min(len(group) * GATHER, GATHER_MOST))
+            self._written += len(group)
+            if self._written >= AHEAD:
+                self._written = 0
+                self._carry.put(True)
+            if len(group) >= CROWD and (early := began + PACE - time.monotonic()) > 0:
+                time.sleep(early)
+        self._carry.put(False)
+        self._carrier.join()
         self._writer.close()
+
+    def _carry_over(self) -> None:
+        """Copy pages from the log into the database on a thread of its own: it takes syncs, and no commit waits."""
+        connection = _connect(self.path)
+        while self._carry.get():
+            try:
+                connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+            except sqlite3.Error as problem:
+                self._log.warning("the log could not be carried into the database", error=str(problem))
+        connection.close()
 
     def _commit(self, group: list[_Write]) -> None:
         batch = group[0].batch
@@ -331,8 +357,9 @@ def _connect(path: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA foreign_keys = ON")
         connection.execute("PRAGMA temp_store = MEMORY")
         connection.execute("PRAGMA cache_size = -65536")
-        # Each checkpoint syncs the main file: do it every 16 MiB of log instead of every 4.
-        connection.execute("PRAGMA wal_autocheckpoint = 4096")
+        # Zeros over all that is deleted would double what each job writes: only where a page is written anyway.
+        connection.execute("PRAGMA secure_delete = FAST")
+        connection.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
     except BaseException:
         connection.close()
         raise

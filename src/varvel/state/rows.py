@@ -8,23 +8,31 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Sequence
+from functools import cache
 from itertools import chain
 from typing import Any
 
 import msgspec
 
-_CHUNKS = (128, 64, 32, 16, 8, 4, 2, 1)
+_CHUNK = 64
+_EXACT = 32
+"""Up to so many rows have a statement of their own number; the connection keeps them prepared."""
 
 
-def insert(connection: sqlite3.Connection, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Insert rows in chunks of powers of two, so that few shapes of statements serve every number of rows."""
-    done = 0
-    while done < len(rows):
-        size = next(chunk for chunk in _CHUNKS if chunk <= len(rows) - done)
-        values = ",".join([f"({','.join('?' * len(columns))})"] * size)
-        sql = f"INSERT INTO {table} ({','.join(columns)}) VALUES {values}"  # noqa: S608 - names come from our code
-        connection.execute(sql, tuple(chain.from_iterable(rows[done : done + size])))
+def insert(connection: sqlite3.Connection, table: str, columns: tuple[str, ...], rows: Sequence[Sequence[Any]]) -> None:
+    """Insert rows with one statement for up to 32 of them, two for up to 64, and one for each 64 beyond."""
+    done, left = 0, len(rows)
+    while left:
+        size = _CHUNK if left >= _CHUNK else min(left, _EXACT)
+        connection.execute(_statement(table, columns, size), tuple(chain.from_iterable(rows[done : done + size])))
         done += size
+        left -= size
+
+
+@cache
+def _statement(table: str, columns: tuple[str, ...], size: int) -> str:
+    values = ",".join([f"({','.join('?' * len(columns))})"] * size)
+    return f"INSERT INTO {table} ({','.join(columns)}) VALUES {values}"  # noqa: S608 - names come from our code
 
 
 def as_json(values: Iterable[Any]) -> str:

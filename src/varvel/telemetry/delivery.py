@@ -43,7 +43,7 @@ async def deliver(store: StoreClient, table: str, lines: list[bytes], rejects: R
     if not lines:
         return
     try:
-        await store.insert(table, b"\n".join(lines), query_id=query_id)
+        await store.insert(table, _joined(lines), query_id=query_id)
     except StoreRefused as refusal:
         if refusal.code not in _UNREADABLE:
             raise
@@ -53,3 +53,8 @@ async def deliver(store: StoreClient, table: str, lines: list[bytes], rejects: R
         half = len(lines) // 2
         await deliver(store, table, lines[:half], rejects, query_id)
         await deliver(store, table, lines[half:], rejects, query_id)
+
+
+def _joined(lines: list[bytes]) -> bytes:
+    """One line under the other, without the empty ones that would be between blocks: taking them out is a copy."""
+    return b"\n".join([line.removesuffix(b"\n") for line in lines])
