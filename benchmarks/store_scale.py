@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import statistics
 import sys
 import tempfile
@@ -243,17 +244,7 @@ async def measure(
     cursors = {question.name: await _cursor(client, question) for question in asked}
     for number in range(rounds + 1):
         for question in asked:
-            store.asked = []
-            spent, began = _cpu(store.pid), time.perf_counter()
-            answer = await question.call(client, cursors[question.name])
-            took, used = (time.perf_counter() - began) * 1000, _cpu(store.pid) - spent
-            assert answer.status_code == 200, answer.text
-            body = answer.json()
-            items = body.get("items", body) if isinstance(body, dict) else body
-            statements = bare(question, store.asked, cast(list[Any], items))
-            began = time.perf_counter()
-            await asyncio.gather(*(store.select(*statement) for statement in statements))
-            alone = (time.perf_counter() - began) * 1000
+            took, alone, used = await _turn(store, client, question, cursors[question.name])
             if number:
                 found[question.name].api.append(took)
                 found[question.name].sql.append(alone)
@@ -262,6 +253,24 @@ async def measure(
                 note(f"{question.name}: {took:.1f} ms")
         await store.close_wanted(time.time() + 86_400)
     return found
+
+
+async def _turn(
+    store: Recorded, client: httpx.AsyncClient, question: Question, cursor: str | None
+) -> tuple[float, float, float]:
+    """Milliseconds of one call, of its bare SQL, and of CPU time of the call."""
+    gc.collect()  # what the answer before this one left is none of its business
+    store.asked = []
+    spent, began = _cpu(store.pid), time.perf_counter()
+    answer = await question.call(client, cursor)
+    took, used = (time.perf_counter() - began) * 1000, _cpu(store.pid) - spent
+    assert answer.status_code == 200, answer.text
+    body = answer.json()
+    items = body.get("items", body) if isinstance(body, dict) else body
+    statements = bare(question, store.asked, cast(list[Any], items))
+    began = time.perf_counter()
+    await asyncio.gather(*(store.select(*statement) for statement in statements))
+    return took, (time.perf_counter() - began) * 1000, used
 
 
 async def run(sizes: Sequence[int], rounds: int, folder: Path) -> str:
