@@ -48,14 +48,14 @@ def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*VARVEL, *arguments], capture_output=True, text=True, env=whole, cwd=ROOT, timeout=120)
 
 
-def on_a_terminal(columns: int, server: Server, *arguments: str) -> list[str]:
+def on_a_terminal(columns: int, server: Server, *arguments: str, data: Path | None = None) -> list[str]:
     """Lines as a terminal of this width gets them, without colours."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
     environ = {**server.environ, "TERM": "xterm-256color", "PYTHONUTF8": "1"}
     environ.pop("COLUMNS", None)
     child = subprocess.Popen(
-        [*VARVEL, *arguments, "--data", str(server.data)], stdout=theirs, stderr=theirs, env=environ, cwd=ROOT
+        [*VARVEL, *arguments, "--data", str(data or server.data)], stdout=theirs, stderr=theirs, env=environ, cwd=ROOT
     )
     os.close(theirs)
     got = bytearray()
@@ -155,6 +155,14 @@ def test_a_terminal_of_80_columns_takes_every_table(server: Server, words: list[
     lines = on_a_terminal(80, server, *words)
     assert max(map(len, lines)) <= 80
     assert "echo" in " ".join(lines) or words[0] in ("runners", "doctor")
+
+
+def test_a_word_longer_than_a_terminal_is_wide_is_folded_in_its_column(server: Server, tmp_path: Path) -> None:
+    long = tmp_path / ("d" * 100)
+    long.symlink_to(server.data, target_is_directory=True)
+    lines = on_a_terminal(80, server, "doctor", data=long)
+    assert max(map(len, lines)) <= 80
+    assert str(long / "tls" / "ca.pem") in "".join(line[15:].strip() for line in lines).replace(" ", "")
 
 
 def test_an_id_is_never_cut_not_even_where_it_does_not_fit(server: Server) -> None:

@@ -12,9 +12,9 @@ from typing import Annotated, Any, get_type_hints
 from urllib.parse import quote
 
 import typer
+from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
-from rich.measure import Measurement
 from rich.table import Table
 
 from varvel.cli.connection import USAGE, Connection, Failure, Place, find_place
@@ -28,6 +28,11 @@ Data = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 UNFOLDED = 1000
+"""Columns of what is no terminal."""
+FOLDED = 20
+"""Columns that one that folds has at least."""
+GAP = 2
+"""Spaces between two columns."""
 SHARED = {"url": (Url, None), "key": (Key, None), "data": (Data, None), "json_output": (Json, False)}
 
 
@@ -92,10 +97,19 @@ class Session:
             self.say(nothing)
         else:
             # A terminal that is too narrow folds lines itself: an id that is cut cannot be copied.
-            needed = Measurement.get(self.out, self.out.options.update(max_width=UNFOLDED), made).minimum
+            needed = _least(made)
             if needed > self.out.width:
                 made.width = needed
             self.out.print(made, soft_wrap=needed > self.out.width)
+
+
+def _least(made: Table) -> int:
+    """Columns of a terminal that a table needs at least: columns that fold may become as narrow as `FOLDED`."""
+    total = -GAP
+    for column in made.columns:
+        width = max(cell_len(str(cell)) for cell in (column.header, *column.cells))
+        total += GAP + (width if column.no_wrap else min(width, FOLDED))
+    return total
 
 
 def print_text(text: str) -> None:
