@@ -127,3 +127,27 @@ async def test_what_is_not_http_is_told_so_in_the_shape_of_its_place(
     for name in place:
         told = told[name]
     assert "not a request of HTTP/1.1" in told
+
+
+@pytest.mark.parametrize("size", [1, 1000, 300_000])
+async def test_a_body_in_pieces_of_any_size_is_received_as_it_was_sent(size: int) -> None:
+    sent = bytes(range(256)) * (10 if size == 1 else 2_000)
+    got = bytearray()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        more = True
+        while more:
+            message = await receive()
+            got.extend(message["body"])
+            more = message["more_body"]
+            await asyncio.sleep(0)
+        assert await answer_whole(send, 200, [(b"content-length", b"0")], b"")
+
+    async with connected(app) as (reader, writer):
+        writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+        for start in range(0, len(sent), size):
+            piece = sent[start : start + size]
+            writer.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+        writer.write(b"0\r\n\r\n")
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(OK)
+    assert bytes(got) == sent

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from typing import Any
 from urllib.parse import unquote
 
 import httptools
@@ -22,6 +23,15 @@ ONE_WRITE = 64 * 1024
 
 class Cycle(RequestResponseCycle):
     """One request and its response."""
+
+    body: bytes | bytearray  # type: ignore[assignment]
+    """What came and was not received yet: bytes while it is one piece, which is passed on without a copy."""
+
+    async def receive(self) -> Any:
+        """The next piece of the body, or that the client is gone."""
+        message = await super().receive()
+        self.body = b""
+        return message
 
     async def answer(self, status: int, headers: Headers, body: bytes) -> None:
         """Send the whole response. Without a `content-length` among the headers it goes the long way."""
@@ -105,11 +115,19 @@ class Protocol(HttpToolsProtocol):
             version != "1.0" and parser.should_keep_alive(),
             self.on_response_complete,
         )
+        cycle.body = b""
         if before is None or before.response_complete:
             self._start_asgi_task(cycle, self.app)
         else:
             self.flow.pause_reading()
             self.pipeline.appendleft((cycle, self.app))
+
+    def on_body(self, body: bytes) -> None:
+        cycle = self.cycle
+        if isinstance(cycle, Cycle) and cycle.body and isinstance(cycle.body, bytes):
+            # From the second piece on they are put together in place: there may be very many, of a byte each.
+            cycle.body = bytearray(cycle.body)
+        super().on_body(body)
 
     def on_response_complete(self) -> None:
         self.server_state.total_requests += 1
