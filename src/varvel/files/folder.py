@@ -181,7 +181,8 @@ class FolderStore:
         finally:
             await self._thread(sink.discard)
         self._sums.put(owner, [(version, sums)])
-        changed = version.mtime_ns / 1e9
+        seconds, rest = divmod(version.mtime_ns, 1_000_000_000)
+        changed = seconds + 1e-9 * rest  # what `st_mtime` of the same file says, to its last bit
         return Entry(path.name, True, version.size, changed, changed, _etag(version), sums.sha256, sums.md5)
 
     async def unpack(self, owner: str, path: StoragePath, chunks: AsyncIterator[bytes], limit: int) -> bool:
