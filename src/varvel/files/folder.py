@@ -299,9 +299,14 @@ class FolderStore:
     def _target(self, owner: str, path: StoragePath) -> Path:
         """Where a file would be written. Raises `InTheWay`."""
         target = self._own_name(owner, path)
-        above = next(folder for folder in target.parents if folder.exists())
-        if not above.is_dir():
-            raise InTheWay(f"{path}: {above.name} is a file")
+        for above in target.parents:  # one look at each: a folder may go between two
+            try:
+                mode = above.stat().st_mode
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            if not stat.S_ISDIR(mode):
+                raise InTheWay(f"{path}: {above.name} is a file")
+            break
         return target
 
     def _find(self, owner: str, path: StoragePath) -> _Found:
@@ -384,6 +389,8 @@ class FolderStore:
                 return None
         except (FileNotFoundError, NotADirectoryError) as problem:
             raise NoSuchFile(f"There is no {path}") from problem
+        except IsADirectoryError:  # it came after the look
+            return self._delete(owner, path, recursive)
         except OSError as problem:
             raise FolderNotEmpty(f"{path} is not empty; say recursive to delete all that is in it") from problem
         aside = self._incoming / f"{ids.uuid7()}.tree"

@@ -88,7 +88,13 @@ def place(source: Path, target: Path) -> None:
     """Move a finished file to `target`, in one step, and make that last. Raises `InTheWay`, `StorageFull`."""
     try:
         for left in reversed(range(_TRIES)):
-            guarded(_make_folders, target.parent)
+            try:
+                guarded(_make_folders, target.parent)
+            except FileExistsError:
+                # A file is in the way, or a folder that was deleted in between.
+                if not left:
+                    raise
+                continue
             try:
                 guarded(move, source, target)
                 break
